@@ -1,0 +1,36 @@
+"""Keys and generated passwords below AUTOTRAINER_HOME: made once, readable by the owner only."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from gpuworker import protocol
+from gpuworker.settings import Settings
+
+
+def kept(path: Path, *, length: int = 32, words: bool = False) -> str:
+    """The secret in this file; the first caller makes it (0600). Hexadecimal, or URL-safe text where people type it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    text = secrets.token_urlsafe(length) if words else secrets.token_hex(length)
+    with os.fdopen(fd, "w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return text
+
+
+def cluster_key(settings: Settings) -> bytes:
+    """The key that all hosts' keys are derived from; from the setting, else made and kept on first use."""
+    text = settings.cluster_key or kept(settings.keys_home / "cluster_key")
+    return text.encode()
+
+
+def host_key_hex(settings: Settings, host: str) -> str:
+    """The AUTOTRAINER_HOST_KEY of a host."""
+    return protocol.derive_host_key(cluster_key(settings), host).hex()

@@ -1,0 +1,477 @@
+"""What the control plane and a GPU host say to each other: names, messages, signatures.
+
+The only module of `gpuworker` that the control plane may lean on besides `gpuworker.settings`. Standard library only.
+
+Trust (docs/how-it-works.md, "Trust"): each host has a key of its own, derived from the cluster key by HMAC. Every message
+between the control plane and one host is sealed with that host's key and names its kind, its host and the protocol
+version, so that it cannot be altered, redirected or taken for something else. Specs and commands expire; reports never
+do, they are repeated until a sealed acknowledgement comes.
+
+Redis, all below `autotrainer:` (Celery's own keys carry the same prefix through `global_keyprefix`):
+
+    host:<name>:beat      string, the last sealed Beat, expires after an hour
+    host:<name>:reports   stream, field `e`: a sealed Started, Ended or Refused; the control plane deletes what it has applied
+    host:<name>:logs      stream, fields `h`, `d`, `m`: header, raw bytes and seal of one log chunk; deleted when stored
+    host:<name>:acks      stream, field `e`: a sealed Ack; bounded, the host reads on from where it was
+    host:<name>:claims    hash, device UUID -> "<attempt key> <fence> <unix ms of the last renewal>"
+    host:<name>:fences    hash, job UID -> the highest fence that ever claimed on this host
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import hmac
+import json
+import random
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+PROTOCOL_VERSION = 1
+OLDEST_READABLE_VERSION = 1
+
+KEY_PREFIX = "autotrainer:"
+TRAIN_TASK = "autotrainer.train"
+CONTROL_QUEUE = "control"
+STOP_COMMAND = "autotrainer_stop"  # our own Celery remote command; always sent with `destination`
+
+SPEC_LIFETIME_S = 60.0
+"""How long a host may start from a spec. A row leaves `starting` no sooner than its spec's expiry and a minute more."""
+COMMAND_LIFETIME_S = 60.0
+LONGEST_COUNTDOWN_S = 900
+"""Celery holds a countdown unacknowledged in worker memory: longer ones would be delivered again (visibility timeout)."""
+LONGEST_BACKOFF_S = 3600.0
+LOG_CHUNK_BYTES = 64 * 1024
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+class BadEnvelope(ValueError):
+    """A message that is forged, altered, expired, meant for somebody else, or not one of ours. Says which."""
+
+
+class BadMessage(ValueError):
+    """A sealed message whose body is not what its kind promises: a bug or another version, never an attack."""
+
+
+class Kind(enum.StrEnum):
+    """What a sealed message is; part of what is signed."""
+
+    SPEC = "spec"
+    STOP = "stop"
+    STARTED = "started"
+    ENDED = "ended"
+    REFUSED = "refused"
+    BEAT = "beat"
+    ACK = "ack"
+    LOG = "log"
+
+
+def valid_host_name(name: str) -> bool:
+    """Host names are parts of Redis keys, queue names and paths: letters, digits, `_`, `.`, `-`, at most 63."""
+    return _HOST_NAME.fullmatch(name) is not None
+
+
+def host_queue(host: str) -> str:
+    """The Celery queue that only this host's agent consumes."""
+    return f"host.{host}"
+
+
+def node_name(host: str) -> str:
+    """The Celery node name of a host's agent, the `destination` of commands to it."""
+    return f"gpu@{host}"
+
+
+def beat_key(host: str) -> str:
+    return f"{KEY_PREFIX}host:{host}:beat"
+
+
+def reports_key(host: str) -> str:
+    return f"{KEY_PREFIX}host:{host}:reports"
+
+
+def logs_key(host: str) -> str:
+    return f"{KEY_PREFIX}host:{host}:logs"
+
+
+def acks_key(host: str) -> str:
+    return f"{KEY_PREFIX}host:{host}:acks"
+
+
+def claims_key(host: str) -> str:
+    return f"{KEY_PREFIX}host:{host}:claims"
+
+
+def fences_key(host: str) -> str:
+    return f"{KEY_PREFIX}host:{host}:fences"
+
+
+def attempt_key(job: str, attempt: int, fence: int) -> str:
+    """One dispatch of one attempt: the name of its directory on the host, its claim's holder, its processes' marker."""
+    return f"{job}.{attempt}.{fence}"
+
+
+def derive_host_key(cluster_key: bytes, host: str) -> bytes:
+    """The key that the control plane shares with one host (32 bytes). A host's key says nothing about another's."""
+    return hmac.digest(cluster_key, b"autotrainer host key 1\n" + host.encode(), "sha256")
+
+
+# --- sealing ------------------------------------------------------------------------------------------------------------
+
+
+def seal(kind: Kind, host: str, body: Mapping[str, Any], key: bytes) -> str:
+    """A signed JSON text that only the holder of `key` can have made, for this kind and this host."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    mac = _mac(PROTOCOL_VERSION, kind, host, text.encode(), key)
+    return json.dumps({"v": PROTOCOL_VERSION, "k": kind, "h": host, "b": text, "m": mac}, ensure_ascii=False)
+
+
+def unseal(kind: Kind, host: str, text: str | bytes, keys: Sequence[bytes]) -> dict[str, Any]:
+    """The body of a sealed text; raises BadEnvelope. Several keys are accepted while one is being replaced."""
+    try:
+        outer = json.loads(text)
+        version, body, mac = outer["v"], outer["b"], outer["m"]
+        named = (outer["k"], outer["h"])
+    except (ValueError, TypeError, KeyError, RecursionError) as exc:
+        raise BadEnvelope(f"not a sealed message: {type(exc).__name__}") from exc
+    if named != (kind, host):
+        raise BadEnvelope(f"a {named[0]!r} message for host {named[1]!r}, not a {kind.value!r} message for {host!r}")
+    if not isinstance(version, int) or not OLDEST_READABLE_VERSION <= version <= PROTOCOL_VERSION:
+        raise BadEnvelope(f"protocol version {version!r}; this side reads {OLDEST_READABLE_VERSION} to {PROTOCOL_VERSION}")
+    if not isinstance(body, str) or not isinstance(mac, str) or not _signed(version, kind, host, body.encode(), mac, keys):
+        raise BadEnvelope("the signature is not by this host's key")
+    try:
+        opened = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise BadEnvelope("the signed body is not JSON") from exc
+    if not isinstance(opened, dict):
+        raise BadEnvelope("the signed body is not an object")
+    return opened
+
+
+def seal_chunk(host: str, chunk: LogChunk, key: bytes) -> dict[str, bytes]:
+    """The stream fields of one log chunk; raw bytes travel beside their signed header, not inside JSON."""
+    header = json.dumps({"v": PROTOCOL_VERSION, "job": chunk.job, "attempt": chunk.attempt, "fence": chunk.fence, "offset": chunk.offset})
+    mac = _mac(PROTOCOL_VERSION, Kind.LOG, host, _chunk_bytes(header.encode(), chunk.data), key)
+    return {"h": header.encode(), "d": chunk.data, "m": mac.encode()}
+
+
+def unseal_chunk(host: str, fields: Mapping[bytes, bytes], keys: Sequence[bytes]) -> LogChunk:
+    """The log chunk in a stream entry's fields; raises BadEnvelope."""
+    try:
+        header, data, mac = fields[b"h"], fields[b"d"], fields[b"m"].decode()
+        told = json.loads(header)
+        version = int(told["v"])
+        chunk = LogChunk(
+            job=str(told["job"]), attempt=int(told["attempt"]), fence=int(told["fence"]), offset=int(told["offset"]), data=data
+        )
+    except (ValueError, TypeError, KeyError) as exc:
+        raise BadEnvelope(f"not a log chunk: {type(exc).__name__}") from exc
+    if not OLDEST_READABLE_VERSION <= version <= PROTOCOL_VERSION:
+        raise BadEnvelope(f"protocol version {version!r} of a log chunk")
+    if not _signed(version, Kind.LOG, host, _chunk_bytes(header, data), mac, keys):
+        raise BadEnvelope("the log chunk's signature is not by this host's key")
+    return chunk
+
+
+def _chunk_bytes(header: bytes, data: bytes) -> bytes:
+    return len(header).to_bytes(4, "big") + header + data
+
+
+def _mac(version: int, kind: Kind, host: str, body: bytes, key: bytes) -> str:
+    return hmac.digest(key, f"{version}\n{kind}\n{host}\n".encode() + body, "sha256").hex()
+
+
+def _signed(version: int, kind: Kind, host: str, body: bytes, mac: str, keys: Sequence[bytes]) -> bool:
+    return any([hmac.compare_digest(_mac(version, kind, host, body, key).encode(), mac.encode()) for key in keys])
+
+
+# --- messages -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A value that travels in a sealed body. `read` is strict about types and silent about fields that it does not know."""
+
+    def body(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Raises BadMessage with the path of what is wrong."""
+        value = _decode(cls, body, cls.__name__)
+        return typing.cast(Self, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(Message):
+    """One dispatch of one attempt: everything that a host needs to start it. Lives until `expires_at` (unix seconds)."""
+
+    job: str
+    number: int
+    name: str
+    attempt: int
+    fence: int
+    expires_at: float
+    command: str
+    working_dir: str
+    device_count: int
+    devices: tuple[str, ...]
+    """Allowed device UUIDs, best first; the host takes `device_count` of them and no others."""
+    env: dict[str, str]
+    environment: str = ""
+    """Prefix of a venv or conda environment; its `bin` goes first on PATH. Empty: none."""
+    time_limit_s: float | None = None
+    kill_grace_s: float = 10.0
+    max_retries: int = 0
+    retries_spent: int = 0
+    retry_delay_s: float = 30.0
+    retry_on_oom: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop(Message):
+    """End an attempt: TERM to its tree, the grace, KILL. `nonce` makes a repeated one silent."""
+
+    job: str
+    attempt: int
+    fence: int
+    expires_at: float
+    nonce: str
+    kill_grace_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRef(Message):
+    uuid: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Message):
+    """The command runs (its `go` was given). Times are unix seconds by the host's clock."""
+
+    job: str
+    attempt: int
+    fence: int
+    devices: tuple[DeviceRef, ...]
+    boot_id: str
+    pid: int
+    start_ticks: int
+    started_at: float
+
+
+class EndReason(enum.StrEnum):
+    """Why an attempt is over, as the host saw it. `exited` covers signals too."""
+
+    EXITED = "exited"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    LAUNCH_FAILED = "launch_failed"
+    EXIT_LOST = "exit_lost"
+    HOST_LOST = "host_lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended(Message):
+    """An attempt is over, its tree is empty and its devices are given back (or named in `unclean`, with why)."""
+
+    job: str
+    attempt: int
+    fence: int
+    reason: EndReason
+    exit_code: int | None = None
+    signal: int | None = None
+    oom_detected: bool = False
+    started_at: float | None = None
+    ended_at: float
+    log_bytes: int = 0
+    message: str = ""
+    """For people: the missing directory, what the shim could not do."""
+    own_fault: bool = True
+    """False for launch failures that are not the job's: those spend the infrastructure budget."""
+    devices: tuple[DeviceRef, ...] = ()
+    unclean: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Message):
+    """The host did not start this dispatch and never will; the job goes back to its place and spends no retry."""
+
+    job: str
+    attempt: int
+    fence: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack(Message):
+    """What the control plane has stored: a report (`what` is its kind), or a log up to `offset` bytes (`what` is "log").
+
+    A log acknowledgement below what the host has sent means: send again from there.
+    """
+
+    job: str
+    attempt: int
+    fence: int
+    what: str
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogChunk:
+    """Bytes of an attempt's log as the command wrote them, from a logical offset on."""
+
+    job: str
+    attempt: int
+    fence: int
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessReading(Message):
+    """A process on a device. None means unknown, which never counts as little."""
+
+    pid: int
+    user: str = ""
+    command: str = ""
+    memory_mib: int | None = None
+    ours: bool = False
+    graphics: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceReading(Message):
+    """One device at one instant. A reading that failed is None, and a device with `error` is not available."""
+
+    uuid: str
+    index: int
+    name: str
+    memory_total_mib: int | None = None
+    memory_used_mib: int | None = None
+    utilization_pct: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    simulated: bool = False
+    parent: str = ""
+    """UUID of the whole card, for a MIG slice."""
+    allocatable: bool = True
+    """False for a card that is cut into MIG slices: only its slices are handed out."""
+    in_use_outside: bool = False
+    """A process that is not ours uses it (docs/how-it-works.md says what "uses" means)."""
+    error: str = ""
+    processes: tuple[ProcessReading, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReading(Message):
+    """An attempt whose directory the host holds and whose end has not been acknowledged."""
+
+    job: str
+    attempt: int
+    fence: int
+    running: bool
+    log_bytes: int = 0
+    oom_detected: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat(Message):
+    """A host's heartbeat: its whole inventory and what it runs. `at` is unix seconds by the host's clock."""
+
+    host: str
+    at: float
+    boot_id: str
+    agent_version: str
+    device_source: str
+    """nvml, simulated or none."""
+    device_error: str = ""
+    """Why the inventory is not known (NVML does not answer). Empty: it is known, even where it is empty."""
+    job_slots: int
+    devices: tuple[DeviceReading, ...]
+    attempts: tuple[AttemptReading, ...] = ()
+    disk_free_bytes: int | None = None
+
+
+def backoff_s(base_s: float, retries: int, *, seed: str) -> float:
+    """Seconds to wait before retry number `retries` + 1: base, doubled each time, at most an hour, ±25 % jitter.
+
+    The jitter comes from `seed`, so that the host and the control plane arrive at the same moment without talking.
+    """
+    jitter = 0.75 + random.Random(seed).random() / 2  # noqa: S311 - spreads load, hides nothing
+    return min(LONGEST_BACKOFF_S, base_s * 2.0 ** min(retries, 20) * jitter)
+
+
+def retry_in_s(ended: Ended, *, max_retries: int, retries_spent: int, retry_delay_s: float, retry_on_oom: bool) -> float | None:
+    """Seconds from an attempt's end to its job's next start; None where the end is final or no fault of the job.
+
+    Both sides ask this: the control plane to write the row, the host to raise Celery's own retry.
+    """
+    to_blame = (ended.reason is EndReason.EXITED and ended.exit_code != 0) or (ended.reason is EndReason.LAUNCH_FAILED and ended.own_fault)
+    if not to_blame or retries_spent >= max_retries or (ended.oom_detected and not retry_on_oom):
+        return None
+    return backoff_s(retry_delay_s, retries_spent, seed=f"{ended.job}.{ended.attempt}")
+
+
+def fingerprint(data: bytes) -> str:
+    """A short name for a key in logs and doctor's output; says nothing about the key."""
+    return hashlib.sha256(b"fingerprint\n" + data).hexdigest()[:8]
+
+
+# --- strict decoding ----------------------------------------------------------------------------------------------------
+
+
+def _decode(kind: Any, value: Any, path: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _decode(next(a for a in args if a is not type(None)), value, path)
+    if origin is tuple:
+        return tuple(_decode(args[0], v, f"{path}[{i}]") for i, v in enumerate(_of(value, list, path)))
+    if origin is dict:
+        return {_of(k, str, path): _decode(args[1], v, f"{path}.{k}") for k, v in _of(value, dict, path).items()}
+    if isinstance(kind, type) and issubclass(kind, enum.StrEnum):
+        try:
+            return kind(_of(value, str, path))
+        except ValueError as exc:
+            raise BadMessage(f"{path}: {value!r} is none of {', '.join(kind)}") from exc
+    if dataclasses.is_dataclass(kind):
+        return _decode_fields(typing.cast(type, kind), _of(value, dict, path), path)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return _of(value, kind, path)
+
+
+def _decode_fields(kind: type, value: Mapping[str, Any], path: str) -> Any:
+    hints = _hints(kind)
+    known = {name: _decode(hint, value[name], f"{path}.{name}") for name, hint in hints.items() if name in value}
+    try:
+        return kind(**known)
+    except TypeError as exc:
+        raise BadMessage(f"{path}: {_missing(hints, known)} is missing") from exc
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind)
+    return _HINTS[kind]
+
+
+def _missing(hints: Iterable[str], known: Iterable[str]) -> str:
+    return ", ".join(sorted(set(hints) - set(known)))
+
+
+def _of(value: Any, kind: type, path: str) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise BadMessage(f"{path}: {type(value).__name__} instead of {kind.__name__}")
+    return value

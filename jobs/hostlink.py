@@ -1,0 +1,138 @@
+"""What the control plane says to hosts and hears from them through Redis and Celery, sealed. No decisions.
+
+Everything here is best effort: a message is a hint, the row is the job, and the scheduler says it again until the row moves.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import redis
+from celery import current_app
+from django.conf import settings
+from kombu.exceptions import OperationalError
+
+from gpuworker import protocol
+from gpuworker.protocol import Ack, Beat, Kind, Spec, Stop
+
+if TYPE_CHECKING:
+    from jobs.models import Attempt, Job
+
+log = logging.getLogger(__name__)
+ACKS_KEPT = 10_000
+
+
+@functools.cache
+def client() -> redis.Redis:
+    """The control plane's Redis connection pool; answers are bytes. Blocking reads must stay below its 15 s timeout."""
+    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=15, socket_connect_timeout=2, health_check_interval=10)
+
+
+@functools.lru_cache(maxsize=1024)
+def host_key(host: str) -> bytes:
+    return protocol.derive_host_key(settings.CLUSTER_KEY, host)
+
+
+def knock(job: Job) -> bool:
+    """Wake the scheduler through the front door of the control worker; False if Redis did not take it (its tick will)."""
+    return _publish(protocol.CONTROL_QUEUE, job, args=[str(job.uid)], retries=0)
+
+
+def offer(job: Job, spec: Spec, host: str) -> bool:
+    """Put a dispatch into its host's queue under the job's own Celery task id."""
+    sealed = protocol.seal(Kind.SPEC, host, spec.body(), host_key(host))
+    return _publish(protocol.host_queue(host), job, args=[str(job.uid), sealed], retries=spec.retries_spent)
+
+
+def _publish(queue: str, job: Job, *, args: list[str], retries: int) -> bool:
+    try:
+        current_app.send_task(
+            protocol.TRAIN_TASK,
+            args=args,
+            task_id=str(job.uid),
+            queue=queue,
+            retries=retries,
+            argsrepr=repr(job.command[:200]),
+            kwargsrepr="",
+            ignore_result=True,
+        )
+    except (OperationalError, redis.RedisError, OSError) as exc:
+        log.warning("Redis took no message for %s: %s", queue, exc, extra={"action": "publish", "job_id": job.pk})
+        return False
+    return True
+
+
+def stop(attempt: Attempt, *, job_uid: str, kill_grace_s: float) -> bool:
+    """Tell the attempt's host to end it; False if nothing could be sent. Repeated by the scheduler until the end is reported."""
+    command = Stop(
+        job=job_uid,
+        attempt=attempt.number,
+        fence=attempt.fence,
+        expires_at=time.time() + protocol.COMMAND_LIFETIME_S,
+        nonce=secrets.token_hex(16),
+        kill_grace_s=kill_grace_s,
+    )
+    sealed = protocol.seal(Kind.STOP, attempt.host, command.body(), host_key(attempt.host))
+    try:
+        current_app.control.broadcast(
+            protocol.STOP_COMMAND, destination=[protocol.node_name(attempt.host)], arguments={"sealed": sealed}, reply=False
+        )
+    except (OperationalError, redis.RedisError, OSError) as exc:
+        log.warning("Redis took no stop for %s: %s", attempt.host, exc, extra={"action": "stop", "job_id": attempt.job_id})
+        return False
+    return True
+
+
+def acknowledge(host: str, acks: Iterable[Ack]) -> None:
+    """Tell a host what is stored here. Raises redis.RedisError: the caller keeps its reports and says it again."""
+    pipe = client().pipeline(transaction=False)
+    for ack in acks:
+        pipe.xadd(
+            protocol.acks_key(host), {"e": protocol.seal(Kind.ACK, host, ack.body(), host_key(host))}, maxlen=ACKS_KEPT, approximate=True
+        )
+    pipe.execute()
+
+
+def beats(hosts: Iterable[str]) -> dict[str, Beat]:
+    """The last heartbeat of each of these hosts that has one with a good seal; raises redis.RedisError."""
+    names = list(hosts)
+    texts: list[Any] = client().mget([protocol.beat_key(name) for name in names]) if names else []
+    found = {}
+    for name, text in zip(names, texts, strict=True):
+        if text and (beat := _read_beat(name, text)):
+            found[name] = beat
+    return found
+
+
+def _read_beat(host: str, text: bytes) -> Beat | None:
+    try:
+        return Beat.read(protocol.unseal(Kind.BEAT, host, text, [host_key(host)]))
+    except (protocol.BadEnvelope, protocol.BadMessage) as exc:
+        log.warning("heartbeat of %s dropped: %s", host, exc, extra={"action": "beat_dropped"})
+        return None
+
+
+def report_keys(host: str) -> tuple[str, str]:
+    """The streams that a host writes: (log chunks, reports). Read the first before the second: logs come before ends."""
+    return protocol.logs_key(host), protocol.reports_key(host)
+
+
+def unseal_report(host: str, fields: Mapping[bytes, bytes]) -> protocol.Started | protocol.Ended | protocol.Refused:
+    """The report in a stream entry; raises BadEnvelope or BadMessage."""
+    text = fields.get(b"e", b"")
+    for kind, message in _REPORTS.items():
+        if f'"k": "{kind}"'.encode() in text[:80]:
+            return message.read(protocol.unseal(kind, host, text, [host_key(host)]))
+    raise protocol.BadEnvelope("not a report")
+
+
+_REPORTS: dict[Kind, type[protocol.Started] | type[protocol.Ended] | type[protocol.Refused]] = {
+    Kind.STARTED: protocol.Started,
+    Kind.ENDED: protocol.Ended,
+    Kind.REFUSED: protocol.Refused,
+}

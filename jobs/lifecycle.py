@@ -1,0 +1,452 @@
+"""The only writer of job states: each transition is a compare-and-set and one JobEvent, in one transaction.
+
+A function here answers False (or None) where it lost a race or the transition is not possible from the present state;
+the caller says so to whoever asked. Messages go out after the commit only, and nothing depends on their arrival.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from gpuworker import protocol
+from gpuworker.protocol import Ended, EndReason, Refused, Started
+from jobs import hostlink
+from jobs.models import Attempt, Dispatch, Job, JobEvent, User
+from jobs.states import WAITING, JobState, Outcome, WaitReason
+
+log = logging.getLogger(__name__)
+
+FAULT_BUDGET = 5
+"""Starts that the infrastructure may spoil before the job is held for a person to look at."""
+FAULT_DELAY_S = 5.0
+
+on_wake: list[Callable[[], None]] = []
+"""Called after a commit that may let a job start; the scheduler of this process adds its own."""
+
+
+# --- what people do -----------------------------------------------------------------------------------------------------
+
+
+def submit(owner: User, fields: Mapping[str, Any], *, after: Collection[Job] = (), hold: bool = False) -> Job:
+    """A new job of `owner` from validated fields. It is safe on disk when this returns; the scheduler is told on commit."""
+    state = JobState.HELD if hold else JobState.QUEUED
+    with transaction.atomic():
+        job = Job.objects.create(owner=owner, state=state, created_at=timezone.now(), **(_held_by(owner) if hold else {}), **fields)
+        if after:
+            job.after.set(after)
+        _event(job.pk, "submitted", f"Submitted by {owner.get_username()}{' and held' if hold else ''}.", actor=owner)
+        _wake_on_commit(job)
+    return job
+
+
+def edit(job: Job, changes: Mapping[str, Any], *, after: Collection[Job] | None = None, actor: User) -> bool:
+    """Change a job that has not started; False if it has."""
+    with transaction.atomic():
+        if Job.objects.filter(pk=job.pk, state__in=WAITING, attempts__isnull=True).update(**changes) != 1:
+            return False
+        if after is not None:
+            job.after.set(after)
+        names = sorted([*changes, *(["after"] if after is not None else [])])
+        _event(job.pk, "edited", f"{actor.get_username()} changed {', '.join(names)}.", actor=actor, data={"fields": names})
+        _wake_on_commit(job)
+    return True
+
+
+def hold(job: Job, *, actor: User) -> bool:
+    """Keep a queued job from starting; False if it is not queued."""
+    message = f"Held by {actor.get_username()}."
+    return _move(job.pk, {JobState.QUEUED}, JobState.HELD, "held", message, actor=actor, **_held_by(actor))
+
+
+def _held_by(actor: User) -> dict[str, Any]:
+    return {"wait_code": WaitReason.HELD, "wait_message": f"Held by {actor.get_username()} until somebody releases it."}
+
+
+def release(job: Job, *, actor: User) -> bool:
+    """Let a held job wait for its turn again, with a fresh infrastructure budget; False if it is not held."""
+    with transaction.atomic():
+        moved = _move(
+            job.pk,
+            {JobState.HELD},
+            JobState.QUEUED,
+            "released",
+            f"Released by {actor.get_username()}.",
+            actor=actor,
+            wait_code="",
+            wait_message="",
+            faults=0,
+        )
+        if moved:
+            _wake_on_commit(job)
+    return moved
+
+
+def cancel(job: Job, *, actor: User) -> bool:
+    """End a job: at once where it waits, else by stopping its attempt. False if it is over; True again where it is stopping."""
+    name = actor.get_username()
+    with transaction.atomic():
+        if _end(job.pk, WAITING, JobState.CANCELLED, f"Cancelled by {name}.", actor=actor):
+            _wake_on_commit(job)
+            return True
+        if _move(
+            job.pk,
+            {JobState.STARTING, JobState.RUNNING},
+            JobState.STOPPING,
+            "stopping",
+            f"{name} cancelled it; its processes are being ended.",
+            actor=actor,
+            cancel_requested_at=timezone.now(),
+        ):
+            transaction.on_commit(lambda: send_stop(job.pk), robust=True)
+            return True
+    return Job.objects.filter(pk=job.pk, state=JobState.STOPPING).exists()
+
+
+def resubmit(job: Job, *, actor: User, changes: Mapping[str, Any] | None = None) -> Job:
+    """A new job of `actor`, copied from an old one."""
+    fields = {name: getattr(job, name) for name in COPIED} | dict(changes or {})
+    copy = submit(actor, fields)
+    _event(copy.pk, "copied", f"Copied from #{job.pk}.", actor=actor, data={"from": job.pk})
+    return copy
+
+
+COPIED = (
+    *(
+        "name",
+        "command",
+        "working_dir",
+        "min_gpus",
+        "max_gpus",
+        "gpu_memory_mib",
+        "shared",
+        "max_retries",
+        "retry_delay_s",
+        "retry_on_oom",
+        "time_limit_s",
+    ),
+    *("priority", "hosts", "env", "swaps", "artifacts", "notify", "on_host_loss", "environment"),
+)
+"""What a resubmitted job takes over; not the moment to begin at, nor whom to wait for."""
+
+
+def send_stop(job_id: int) -> None:
+    """Tell the host of a stopping job's open attempt to end it. Safe to repeat."""
+    attempt = Attempt.objects.filter(job_id=job_id, outcome="", job__state=JobState.STOPPING).select_related("job").first()
+    if attempt:
+        hostlink.stop(attempt, job_uid=str(attempt.job.uid), kill_grace_s=settings.AUTOTRAINER.kill_grace_s)
+
+
+# --- what the scheduler does --------------------------------------------------------------------------------------------
+
+
+def dispatch(job: Job, *, host: str, devices: list[dict[str, Any]], now: datetime) -> Attempt | None:
+    """queued -> starting, with an attempt and a fence of its own; None if the job is no longer queued. Sends nothing."""
+    expires_at = now + timedelta(seconds=protocol.SPEC_LIFETIME_S)
+    where = f"{host}{_named(devices)}"
+    with transaction.atomic():
+        if not _move(
+            job.pk,
+            {JobState.QUEUED},
+            JobState.STARTING,
+            "dispatched",
+            f"Attempt {job.next_attempt} is starting on {where}.",
+            attempt=job.next_attempt,
+            wait_code="",
+            wait_message="",
+        ):
+            return None
+        offered = Dispatch.objects.create(job=job, attempt_number=job.next_attempt, host=host, created_at=now)
+        return Attempt.objects.create(
+            job=job, number=job.next_attempt, fence=offered.pk, host=host, devices=devices, offer_expires_at=expires_at, created_at=now
+        )
+
+
+def spec_of(job: Job, attempt: Attempt) -> protocol.Spec:
+    """What the host gets to know about an attempt. `env` and `command` are exactly the job's."""
+    return protocol.Spec(
+        job=str(job.uid),
+        number=job.pk,
+        name=job.name,
+        attempt=attempt.number,
+        fence=attempt.fence,
+        expires_at=attempt.offer_expires_at.timestamp(),
+        command=job.command,
+        working_dir=job.working_dir,
+        device_count=len(attempt.devices),
+        devices=tuple(d["uuid"] for d in attempt.devices),
+        env=job.env,
+        environment=job.environment,
+        time_limit_s=job.time_limit_s,
+        kill_grace_s=settings.AUTOTRAINER.kill_grace_s,
+        max_retries=job.max_retries,
+        retries_spent=job.retries_spent,
+        retry_delay_s=job.retry_delay_s,
+        retry_on_oom=job.retry_on_oom,
+    )
+
+
+def renew_offer(attempt: Attempt, *, now: datetime) -> bool:
+    """The same offer (same fence) for another minute; False if the attempt has started or ended meanwhile."""
+    expires_at = now + timedelta(seconds=protocol.SPEC_LIFETIME_S)
+    open_offer = Attempt.objects.filter(pk=attempt.pk, outcome="", started_at=None, job__state=JobState.STARTING)
+    if open_offer.update(offer_expires_at=expires_at) != 1:
+        return False
+    attempt.offer_expires_at = expires_at
+    return True
+
+
+def give_up_dependents(job_id: int, parent: Job) -> bool:
+    """A queued job whose parent failed or was cancelled is cancelled too, with the reason."""
+    reason = f"#{parent.pk} {parent.name}, which it waits for, {'failed' if parent.state == JobState.FAILED else 'was cancelled'}."
+    return _end(job_id, WAITING, JobState.CANCELLED, f"Cancelled: {reason}")
+
+
+# --- what hosts report --------------------------------------------------------------------------------------------------
+
+
+def started(report: Started, *, host: str) -> bool:
+    """starting -> running; False if this dispatch is not the open one (an old or repeated report)."""
+    attempt = _open_attempt(report.job, report.attempt, report.fence, host)
+    if attempt is None or attempt.started_at is not None:
+        return False
+    devices = [{"uuid": d.uuid, "index": d.index} for d in report.devices]
+    at = _moment(report.started_at)
+    with transaction.atomic():
+        mine = Attempt.objects.filter(pk=attempt.pk, outcome="", started_at=None)
+        if mine.update(started_at=at, devices=devices, boot_id=report.boot_id, pid=report.pid, start_ticks=report.start_ticks) != 1:
+            return False
+        Job.objects.filter(pk=attempt.job_id, started_at=None).update(started_at=at)
+        message = f"Attempt {attempt.number} is running on {host}{_named(devices)}."
+        moved = _move(
+            attempt.job_id,
+            {JobState.STARTING},
+            JobState.RUNNING,
+            "attempt_started",
+            message,
+            attempt=attempt.number,
+            data={"devices": devices},
+        )
+        if not moved:  # a cancel came first: the state stays `stopping`, the fact is still told
+            _event(attempt.job_id, "attempt_started", message, attempt=attempt.number, data={"devices": devices})
+            transaction.on_commit(lambda: send_stop(attempt.job_id), robust=True)
+    return True
+
+
+def refused(report: Refused, *, host: str) -> bool:
+    """The host did not start this dispatch and never will: back to the old place in the queue, no retry spent."""
+    attempt = _open_attempt(report.job, report.attempt, report.fence, host)
+    if attempt is None or attempt.started_at is not None:
+        return False
+    return withdraw(attempt, f"{host} refused it: {report.message}")
+
+
+def withdraw(attempt: Attempt, reason: str) -> bool:
+    """Take back a dispatch that provably never started; the attempt number is used again."""
+    with transaction.atomic():
+        if not Attempt.objects.filter(pk=attempt.pk, outcome="", started_at=None).delete()[0]:
+            return False
+        Dispatch.objects.filter(pk=attempt.fence).update(refusal=reason[:1000])
+        if _end(attempt.job_id, {JobState.STOPPING}, JobState.CANCELLED, "Cancelled before it started.", attempt=attempt.number):
+            return True
+        _move(attempt.job_id, {JobState.STARTING}, JobState.QUEUED, "requeued", f"Back in the queue: {reason}", attempt=attempt.number)
+        _wake_on_commit()
+    return True
+
+
+def ended(report: Ended, *, host: str) -> bool:
+    """Close an attempt and settle its job; False if another report closed it first (a restarted agent repeats its reports)."""
+    attempt = _open_attempt(report.job, report.attempt, report.fence, host)
+    if attempt is None:
+        return False
+    outcome, at = outcome_of(report), _moment(report.ended_at)
+    with transaction.atomic():
+        closed = Attempt.objects.filter(pk=attempt.pk, outcome="").update(
+            outcome=outcome,
+            exit_code=report.exit_code,
+            signal=report.signal,
+            oom_detected=report.oom_detected,
+            message=report.message,
+            log_bytes=report.log_bytes,
+            started_at=attempt.started_at or (_moment(report.started_at) if report.started_at else None),
+            ended_at=at,
+            devices=[{"uuid": d.uuid, "index": d.index} for d in report.devices] or attempt.devices,
+        )
+        if closed != 1:
+            return False
+        _settle(attempt, report, outcome, at)
+        _wake_on_commit()
+    return True
+
+
+def outcome_of(report: Ended) -> Outcome:
+    if report.reason is EndReason.EXITED:
+        return Outcome.COMPLETED if report.exit_code == 0 else Outcome.FAILED
+    return Outcome(report.reason.value)
+
+
+_FAULTS = frozenset({Outcome.HOST_LOST, Outcome.EXIT_LOST})
+
+
+def _settle(attempt: Attempt, report: Ended, outcome: Outcome, at: datetime) -> None:
+    """Decide what becomes of a job whose attempt has just been closed. Runs inside that transaction."""
+    job = Job.objects.get(pk=attempt.job_id)
+    said = describe_end(report, attempt.number)
+    result: dict[str, Any] = {"exit_code": report.exit_code, "oom_detected": report.oom_detected}
+    number = attempt.number
+    if job.started_at is None and report.started_at:
+        result["started_at"] = _moment(report.started_at)
+    if outcome is Outcome.COMPLETED:
+        _end(job.pk, _OPEN, JobState.COMPLETED, said, attempt=number, at=at, **result)
+    elif job.cancel_requested_at or outcome is Outcome.CANCELLED:
+        _end(job.pk, _OPEN, JobState.CANCELLED, said, attempt=number, at=at, **result)
+    elif outcome in _FAULTS or not report.own_fault:
+        _settle_fault(job, said, number, result)
+    else:
+        delay_s = protocol.retry_in_s(
+            report,
+            max_retries=job.max_retries,
+            retries_spent=job.retries_spent,
+            retry_delay_s=job.retry_delay_s,
+            retry_on_oom=job.retry_on_oom,
+        )
+        if delay_s is None:
+            _end(job.pk, _OPEN, JobState.FAILED, said, attempt=number, at=at, **result)
+        else:
+            _retry(job, said, number, delay_s, result)
+
+
+def _retry(job: Job, said: str, number: int, delay_s: float, result: dict[str, Any]) -> None:
+    spent = job.retries_spent + 1
+    not_before = timezone.now() + timedelta(seconds=delay_s)
+    _move(
+        job.pk,
+        _OPEN,
+        JobState.QUEUED,
+        "retry_scheduled",
+        f"{said} Retry {spent} of {job.max_retries} in {delay_s:.0f} s.",
+        attempt=number,
+        data={"delay_s": round(delay_s, 1), "retry": spent, "max_retries": job.max_retries},
+        not_before=not_before,
+        retries_spent=spent,
+        next_attempt=number + 1,
+        wait_code=WaitReason.BACKOFF,
+        wait_message=f"Retry {spent} of {job.max_retries} in {delay_s:.0f} s, after attempt {number} ended.",
+        **result,
+    )
+
+
+def _settle_fault(job: Job, said: str, number: int, result: dict[str, Any]) -> None:
+    """No fault of the job: it starts again without spending a retry, until the infrastructure budget is used up."""
+    faults = job.faults + 1
+    if faults > FAULT_BUDGET:
+        why = f"Held after {faults} starts that the infrastructure spoiled; the last one: {said}"
+        held: dict[str, Any] = {"wait_code": WaitReason.HELD, "wait_message": why}
+        _move(job.pk, _OPEN, JobState.HELD, "held", why, attempt=number, faults=faults, next_attempt=number + 1, **held, **result)
+        return
+    delay_s = protocol.backoff_s(FAULT_DELAY_S, faults - 1, seed=f"{job.uid}.{number}")
+    message = f"{said} Requeued without spending a retry."
+    not_before = timezone.now() + timedelta(seconds=delay_s)
+    _move(
+        job.pk,
+        _OPEN,
+        JobState.QUEUED,
+        "requeued",
+        message,
+        attempt=number,
+        faults=faults,
+        next_attempt=number + 1,
+        not_before=not_before,
+        **result,
+    )
+
+
+def describe_end(report: Ended, number: int) -> str:
+    """How an attempt ended, as a sentence."""
+    oom = " after running out of GPU memory" if report.oom_detected else ""
+    detail = f": {report.message.rstrip('.')}" if report.message else ""
+    if report.reason is EndReason.EXITED and report.signal:
+        return f"Attempt {number} was killed by signal {report.signal}{oom}."
+    if report.reason is EndReason.EXITED:
+        probably = f" (probably signal {report.exit_code - 128})" if report.exit_code and 128 < report.exit_code < 160 else ""
+        return f"Attempt {number} {'completed' if report.exit_code == 0 else f'failed with exit code {report.exit_code}{probably}{oom}'}."
+    return f"Attempt {number} {_ENDINGS[report.reason]}{detail}."
+
+
+_ENDINGS = {
+    EndReason.CANCELLED: "was cancelled",
+    EndReason.TIMED_OUT: "reached its time limit and was ended",
+    EndReason.LAUNCH_FAILED: "could not be launched",
+    EndReason.EXIT_LOST: "ended, but its exit code is lost",
+    EndReason.HOST_LOST: "was lost with its host",
+}
+
+
+# --- the one way to change a state --------------------------------------------------------------------------------------
+
+_OPEN = frozenset({JobState.STARTING, JobState.RUNNING, JobState.STOPPING})
+
+
+def _move(
+    job_id: int,
+    old: Iterable[JobState],
+    new: JobState,
+    kind: str,
+    message: str,
+    *,
+    actor: User | None = None,
+    attempt: int | None = None,
+    data: dict[str, Any] | None = None,
+    **fields: Any,
+) -> bool:
+    """Compare-and-set a job's state and add the event that tells it; False if the job is in none of the old states."""
+    with transaction.atomic():
+        if Job.objects.filter(pk=job_id, state__in=list(old)).update(state=new, **fields) != 1:
+            return False
+        _event(job_id, kind, message, actor=actor, attempt=attempt, data=data)
+    log.info("%s", message, extra={"action": kind, "job_id": job_id, "attempt": attempt})
+    return True
+
+
+def _end(job_id: int, old: Iterable[JobState], new: JobState, message: str, *, at: datetime | None = None, **rest: Any) -> bool:
+    ending: dict[str, Any] = {"ended_at": at or timezone.now(), "wait_code": "", "wait_message": "", "not_before": None}
+    return _move(job_id, old, new, new.value, message, **ending, **rest)
+
+
+def _event(
+    job_id: int, kind: str, message: str, *, actor: User | None = None, attempt: int | None = None, data: dict[str, Any] | None = None
+) -> None:
+    JobEvent.objects.create(job_id=job_id, type=kind, at=timezone.now(), actor=actor, attempt=attempt, message=message, data=data or {})
+
+
+def _open_attempt(job_uid: str, number: int, fence: int, host: str) -> Attempt | None:
+    """The open attempt that this host may report about under this fence."""
+    return Attempt.objects.filter(job__uid=job_uid, number=number, fence=fence, host=host, outcome="").first()
+
+
+def _wake_on_commit(job: Job | None = None) -> None:
+    """After the commit: wake the scheduler, here if it lives in this process, else through its front door."""
+
+    def wake() -> None:
+        for call in on_wake:
+            call()
+        if job is not None and not on_wake:
+            hostlink.knock(job)
+
+    transaction.on_commit(wake, robust=True)
+
+
+def _moment(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, UTC)
+
+
+def _named(devices: list[dict[str, Any]]) -> str:
+    if not devices:
+        return ", without a GPU"
+    return f", GPU {', '.join(str(d['index']) for d in devices)}"

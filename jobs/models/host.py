@@ -1,0 +1,59 @@
+"""Hosts and their devices, as the database remembers them. What they do right now is in their heartbeats (Redis)."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from jobs.states import HostState
+
+
+class Host(models.Model):
+    """A machine with devices. The row is made when the host is allowed to join; its agent fills the rest."""
+
+    name = models.CharField(max_length=63, unique=True)
+    state = models.CharField(max_length=16, choices=[(s, s) for s in HostState], default=HostState.UNREACHABLE)
+    reason = models.CharField(max_length=500, blank=True, default="has not been heard yet")
+    """Why the state is not `up`, in words."""
+    drain = models.BooleanField(default=False)
+    """An operator wants nothing new started here."""
+    drain_reason = models.CharField(max_length=500, blank=True)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+    boot_id = models.CharField(max_length=64, blank=True)
+    agent_version = models.CharField(max_length=32, blank=True)
+    device_source = models.CharField(max_length=16, blank=True)
+    device_error = models.CharField(max_length=500, blank=True)
+    device_count = models.PositiveIntegerField(default=0)
+    job_slots = models.PositiveIntegerField(default=0)
+    inventory_known = models.BooleanField(default=False)
+    """A heartbeat has told the devices at least once; before that nothing can be refused for not fitting."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Device(models.Model):
+    """A GPU or MIG slice. Its UUID is its identity; the index is for display and for the mask and may change."""
+
+    uuid = models.CharField(max_length=96, unique=True)
+    host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="devices")
+    index = models.PositiveIntegerField()
+    name = models.CharField(max_length=128, blank=True)
+    memory_total_mib = models.PositiveIntegerField(null=True, blank=True)
+    parent = models.CharField(max_length=96, blank=True)
+    allocatable = models.BooleanField(default=True)
+    simulated = models.BooleanField(default=False)
+    present = models.BooleanField(default=True)
+    """The last heartbeat listed it."""
+    drain = models.BooleanField(default=False)
+    drain_reason = models.CharField(max_length=500, blank=True)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["host__name", "index", "uuid"]
+
+    def __str__(self) -> str:
+        return f"{self.host.name}:{self.index}"
