@@ -1,0 +1,42 @@
+"""What README and docs point at exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.house.sources import CHECKOUT
+
+PAGES = [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").glob("*.md"))]
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_documents_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        linked = (page.parent / path).resolve() if path else page
+        if not linked.exists() or (anchor and anchor not in headings(linked)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documents_name_only_files_that_exist(page: Path) -> None:
+    named = re.findall(r"`((?:jobs|gpuworker|autotrainer_site|tests|docs|benchmarks)/[\w./-]+)`", page.read_text())
+    assert sorted({name for name in named if not (CHECKOUT / name).exists()}) == []
+
+
+def test_documents_are_all_there() -> None:
+    wanted = ["README.md", "LICENSE", "CHANGELOG.md", "docs/how-it-works.md", "docs/training-scripts.md"]
+    assert [name for name in wanted if not (CHECKOUT / name).is_file()] == []

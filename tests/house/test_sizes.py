@@ -1,0 +1,43 @@
+"""Functions and modules stay small enough to be read at one sitting."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.house.sources import CHECKOUT, PACKAGES, python_files, shown
+
+LONGEST_FUNCTION = 59
+LONGEST_MODULE = 499
+LONGEST_SHIM = 800
+"""Lines of gpuworker/shim altogether: what must outlive everything else must be readable whole."""
+
+
+def ours() -> list[Path]:
+    return [*python_files(*PACKAGES, "benchmarks"), *sorted(CHECKOUT.glob("*.py"))]
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Name and length in lines of each function in a module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def test_functions_are_short() -> None:
+    long = {f"{shown(path)}: {name}": size for path in ours() for name, size in functions(path) if size > LONGEST_FUNCTION}
+    assert long == {}
+
+
+def test_modules_are_short() -> None:
+    assert {shown(path): lines(path) for path in ours() if lines(path) > LONGEST_MODULE} == {}
+
+
+def test_shim_stays_small() -> None:
+    sizes = {shown(path): lines(path) for path in python_files("gpuworker/shim")}
+    assert sum(sizes.values()) <= LONGEST_SHIM, sizes
