@@ -1,0 +1,79 @@
+"""Who has which device, as Redis knows it: the plan. The device locks and the attempt directories are the truth.
+
+One Lua file for each operation; their headers hold the key model. All raise redis.RedisError where Redis is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuworker import protocol
+
+if TYPE_CHECKING:
+    import redis
+
+LEFT_OVER_AFTER_S = 60.0
+"""A claim that nobody renewed for so long and that the host does not name: its agent died before it made a directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRefused:
+    """Nothing was taken. `code` is "stale" or "device_busy"; `message` is a sentence for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one attempt holds, as its directory says it."""
+
+    key: str
+    fence: int
+    uuids: tuple[str, ...]
+
+
+class ClaimStore:
+    """The claims of one host. Thread-safe."""
+
+    def __init__(self, client: redis.Redis, host: str) -> None:
+        self._claims, self._fences = protocol.claims_key(host), protocol.fences_key(host)
+        self._acquire, self._release, self._renew = (client.register_script(_source(name)) for name in ("acquire", "release", "renew"))
+
+    def acquire(self, key: str, *, job: str, fence: int, count: int, allowed: Sequence[str]) -> tuple[str, ...] | ClaimRefused:
+        """The first `count` free ones of `allowed`, or nothing. The same key asking again gets what it has."""
+        answer = _texts(self._acquire(keys=[self._claims, self._fences], args=[key, job, fence, count, *allowed]))
+        word, rest = answer[0], answer[1:]
+        if word == "ok":
+            return tuple(rest)
+        if word == "stale":
+            return ClaimRefused("stale", f"A newer dispatch of this job ({rest[0]}) has been here; this one ({fence}) is outdated.")
+        return ClaimRefused("device_busy", _who_holds(rest, count=count, allowed=len(allowed)))
+
+    def release(self, key: str) -> tuple[str, ...]:
+        """The devices that this key held; call it on evidence that nothing of the attempt is left."""
+        return tuple(_texts(self._release(keys=[self._claims], args=[key])))
+
+    def renew(self, held: Sequence[Held], *, left_over_after_s: float = LEFT_OVER_AFTER_S) -> dict[str, str]:
+        """Say again all that this host's attempts hold. The answer: devices that Redis gives to somebody else, and to whom."""
+        said = [word for one in held for uuid in one.uuids for word in (uuid, one.key, one.fence)]
+        answer = _texts(self._renew(keys=[self._claims], args=[round(left_over_after_s * 1000), *said]))
+        return dict(zip(answer[::2], answer[1::2], strict=True))
+
+
+def _who_holds(pairs: Sequence[str], *, count: int, allowed: int) -> str:
+    if not pairs:
+        return f"{count} devices were asked for, but only {allowed} were allowed."
+    holders = ", ".join(f"{uuid} by {key}" for uuid, key in zip(pairs[::2], pairs[1::2], strict=True))
+    return f"Too few devices are free; claimed are {holders}."
+
+
+def _source(name: str) -> str:
+    return (Path(__file__).parent / f"{name}.lua").read_text()
+
+
+def _texts(answer: Any) -> list[str]:
+    return [word.decode() if isinstance(word, bytes) else str(word) for word in answer]

@@ -1,0 +1,132 @@
+"""The claim scripts against a real Redis: a table of races, and a race."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from gpuworker import protocol
+from gpuworker.claims.store import ClaimRefused, ClaimStore, Held
+
+HOST = "gpu-a"
+A1, A2, B1 = "job-a.1.10", "job-a.1.11", "job-b.1.12"
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> ClaimStore:
+    return ClaimStore(client, HOST)
+
+
+def take(store: ClaimStore, key: str, count: int, *allowed: str) -> tuple[str, ...] | ClaimRefused:
+    job, _, fence = key.rsplit(".", 2)
+    return store.acquire(key, job=job, fence=int(fence), count=count, allowed=allowed)
+
+
+def refusal(answer: tuple[str, ...] | ClaimRefused) -> ClaimRefused:
+    assert isinstance(answer, ClaimRefused), answer
+    return answer
+
+
+def test_claim_takes_the_first_free_ones_in_order(store: ClaimStore) -> None:
+    assert take(store, A1, 2, "u3", "u1", "u2") == ("u3", "u1")
+    assert take(store, B1, 1, "u1", "u3", "u2") == ("u2",)
+
+
+def test_claim_takes_nothing_when_it_cannot_have_all(store: ClaimStore, client: redis.Redis) -> None:
+    take(store, A1, 1, "u1")
+    answer = refusal(take(store, B1, 2, "u1", "u2"))
+    assert (answer.code, A1 in answer.message, "u1" in answer.message) == ("device_busy", True, True)
+    assert client.hkeys(protocol.claims_key(HOST)) == [b"u1"]
+
+
+def test_claim_answers_the_same_when_the_same_attempt_asks_again(store: ClaimStore) -> None:
+    assert take(store, A1, 2, "u1", "u2", "u3") == take(store, A1, 2, "u1", "u2", "u3") == ("u1", "u2")
+
+
+def test_claim_is_refused_when_a_newer_dispatch_was_here(store: ClaimStore) -> None:
+    take(store, A2, 1, "u1")
+    store.release(A2)
+    assert refusal(take(store, A1, 1, "u1")).code == "stale"
+    assert take(store, B1, 1, "u1") == ("u1",)
+
+
+def test_claim_of_no_device_still_counts_its_fence(store: ClaimStore) -> None:
+    assert take(store, A2, 0) == ()
+    assert refusal(take(store, A1, 0)).code == "stale"
+
+
+def test_claim_says_so_when_too_few_devices_were_allowed(store: ClaimStore) -> None:
+    assert "only 1" in refusal(take(store, A1, 2, "u1")).message
+
+
+def test_release_gives_back_only_what_the_attempt_has(store: ClaimStore) -> None:
+    take(store, A1, 2, "u1", "u2")
+    take(store, B1, 1, "u3")
+    assert sorted(store.release(A1)) == ["u1", "u2"]
+    assert store.release(A1) == ()
+    assert refusal(take(store, "job-c.1.13", 1, "u3")).code == "device_busy"
+
+
+def test_renewal_refills_an_emptied_redis(store: ClaimStore, client: redis.Redis) -> None:
+    take(store, A1, 2, "u1", "u2")
+    client.flushall()
+    assert store.renew([Held(A1, 10, ("u1", "u2"))]) == {}
+    assert refusal(take(store, B1, 1, "u2")).code == "device_busy"
+
+
+def test_renewal_overwrites_nobody_and_names_the_holder(store: ClaimStore, client: redis.Redis) -> None:
+    take(store, B1, 1, "u1")
+    assert store.renew([Held(A1, 10, ("u1", "u2")), Held(B1, 12, ("u1",))]) == {"u1": B1}
+    held = client.hgetall(protocol.claims_key(HOST))
+    assert {k.decode(): v.split()[0].decode() for k, v in held.items()} == {"u1": B1, "u2": A1}
+
+
+def test_renewal_drops_what_the_host_does_not_name_but_not_what_is_being_made(store: ClaimStore) -> None:
+    take(store, A1, 1, "u1")
+    store.renew([])
+    assert refusal(take(store, B1, 1, "u1")).code == "device_busy"
+    store.renew([], left_over_after_s=-1)
+    assert take(store, B1, 1, "u1") == ("u1",)
+
+
+def test_old_fences_are_swept_out_when_new_ones_come(store: ClaimStore, client: redis.Redis) -> None:
+    client.hset(protocol.fences_key(HOST), mapping={f"old-{n}": "1 1000" for n in range(50)})
+    for fence in range(60):
+        take(store, f"job-{fence}.1.{fence + 100}", 0)
+    assert not [name for name in client.hkeys(protocol.fences_key(HOST)) if name.startswith(b"old")]
+
+
+def test_no_device_has_two_holders_when_many_claim_at_once(store: ClaimStore) -> None:
+    holders: dict[str, str] = {}
+    broken: list[str] = []
+    lock = threading.Lock()
+
+    def worker(number: int) -> None:
+        for turn in range(60):
+            key = f"job-{number}.1.{1000 * (turn + 1) + number}"
+            answer = take(store, key, 1 + number % 3, "u1", "u2", "u3", "u4")
+            if isinstance(answer, ClaimRefused):
+                continue
+            with lock:
+                broken.extend(uuid for uuid in answer if uuid in holders)
+                holders.update(dict.fromkeys(answer, key))
+            with lock:
+                for uuid in answer:
+                    holders.pop(uuid, None)
+                store.release(key)
+
+    threads = [threading.Thread(target=worker, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not broken
