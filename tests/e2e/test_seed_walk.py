@@ -1,0 +1,123 @@
+"""The walk that the first manual of the project describes, in a real browser: submit the sample script, watch it, see what it left."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.product import Product
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+DEVICES = "sim:1x24GiB"
+SEED = 'python mock_train.py --name "Mock_Test_V1" --mode normal --mem 2.0'
+
+
+def sign_in(page: Page, product: Product) -> None:
+    page.goto(product.url)
+    page.get_by_label("User name").fill("admin")
+    page.get_by_label("Password").fill(product.password)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("GPU 0").first).to_be_visible()
+
+
+def submit(page: Page, product: Product, *, name: str, command: str, retries: int = 0) -> int:
+    """Fill in the form as a person does; returns the job's number."""
+    page.goto(product.url)
+    page.get_by_role("link", name="New job").first.click()
+    page.get_by_label("Name", exact=True).fill(name)
+    page.get_by_label("Command").fill(command)
+    page.get_by_label("Working directory").fill(str(product.work))
+    page.get_by_label("Min GPUs").fill("1")
+    page.get_by_label("Max GPUs").fill("1")
+    page.get_by_label("Retries").fill(str(retries))
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url(re.compile(r"/jobs/\d+/"))
+    return int(re.findall(r"/jobs/(\d+)/", page.url)[0])
+
+
+def yellow_pixels(browser: Browser, picture: bytes) -> int:
+    """How many pixels of a PNG are yellow, by the browser's own decoder."""
+    blank = browser.new_page()
+    count = blank.evaluate(
+        """async source => {
+            const image = new Image();
+            image.src = source;
+            await image.decode();
+            const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
+            canvas.drawImage(image, 0, 0);
+            const pixels = canvas.getImageData(0, 0, image.width, image.height).data;
+            let count = 0;
+            for (let i = 0; i < pixels.length; i += 4) count += pixels[i] > 180 && pixels[i + 1] > 160 && pixels[i + 2] < 120;
+            return count;
+        }""",
+        "data:image/png;base64," + base64.b64encode(picture).decode(),
+    )
+    blank.close()
+    return int(count)
+
+
+def test_sample_script_is_submitted_watched_and_leaves_its_picture(page: Page, product: Product, browser: Browser) -> None:
+    sign_in(page, product)
+    job = submit(page, product, name="Mock_Test_V1", command=SEED)
+    expect(page.get_by_text("Running").first).to_be_visible()
+    expect(page.get_by_text("Task Name: Mock_Test_V1").first).to_be_visible()
+    expect(page.get_by_text("Completed").first).to_be_visible(timeout=60_000)
+    ended = product.wait(job)
+    assert (ended["state"], ended["exit_code"]) == ("completed", 0)
+    assert b"Task Name: Mock_Test_V1" in product.log(job)
+    assert (product.home / "logs" / str(job) / "1.log").read_bytes() == product.log(job)
+    assert yellow_pixels(browser, (product.work / "result_Mock_Test_V1.png").read_bytes()) >= 100
+
+
+@pytest.mark.parametrize(("mode", "oom"), [("oom", True), ("error", False)])
+def test_failing_script_is_retried_and_the_page_says_why_it_failed(page: Page, product: Product, mode: str, oom: bool) -> None:
+    command = f"python mock_train.py --name Fails_{mode} --mode {mode} --mem 2.0 --seconds 1"
+    job = product.submit(command, name=f"Fails_{mode}", max_retries=2, retry_delay_s=0.2)
+    ended = product.wait(job["id"], "failed", timeout_s=60)
+    assert [a["outcome"] for a in ended["attempts"]] == ["failed"] * 3
+    assert {a["exit_code"] for a in ended["attempts"]} == {1}
+    assert [a["oom_detected"] for a in ended["attempts"]] == [oom] * 3
+    assert ended["oom_detected"] is oom
+    sign_in(page, product)
+    page.goto(f"{product.url}/jobs/{job['id']}/")
+    expect(page.get_by_text("Failed").first).to_be_visible()
+    expect(page.get_by_text(f"Task Name: Fails_{mode}").first).to_be_visible()
+    if oom:
+        expect(page.get_by_text(re.compile("out of (GPU )?memory", re.IGNORECASE)).first).to_be_visible()
+
+
+def test_second_job_waits_for_the_first_by_name_and_starts_when_it_ends(page: Page, product: Product) -> None:
+    gate = product.work / "first-may-end"
+    first = product.submit(f"until test -e {gate}; do sleep 0.05; done", name="holds-the-card")
+    product.wait(first["id"], "running")
+    sign_in(page, product)
+    second = submit(page, product, name="waits-for-the-card", command="echo it is my turn")
+    waiting = wait_until(lambda: product.job(second)["wait_reason"], 10, "the second job says why it waits")
+    assert waiting["code"] == "Resources"
+    assert f"#{first['id']}" in waiting["message"] or "holds-the-card" in waiting["message"]
+    page.goto(product.url)
+    expect(page.get_by_text(waiting["message"]).first).to_be_visible()
+    gate.touch()
+    ended = product.wait(second, "completed")
+    assert b"it is my turn" in product.log(second)
+    assert ended["started_at"] >= product.job(first["id"])["ended_at"]
+    expect(page.get_by_text("waits-for-the-card").first).to_be_visible()
+
+
+def test_cancel_on_the_page_ends_every_process(page: Page, product: Product) -> None:
+    job = product.submit("sleep 600 & sleep 600", name="to-be-cancelled")
+    product.wait(job["id"], "running")
+    assert product.trainings(job["id"])
+    sign_in(page, product)
+    page.goto(f"{product.url}/jobs/{job['id']}/")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Cancel").click()
+    ended = product.wait(job["id"], "cancelled")
+    assert [a["outcome"] for a in ended["attempts"]] == ["cancelled"]
+    assert product.trainings(job["id"]) == []
+    expect(page.get_by_text("Cancelled").first).to_be_visible()
