@@ -1,0 +1,130 @@
+"""What this host's devices are doing: refreshed each heartbeat by a thread of its own, and looked at afresh on demand."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from gpuworker.devices.base import DeviceBackend, Reading, Trainings
+from gpuworker.devices.usage import Usage, process_phrase
+from gpuworker.protocol import DeviceReading
+from gpuworker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    devices: tuple[DeviceReading, ...]
+    error: str
+    """Why the inventory is not known; `devices` is empty then, which does not mean that there are none."""
+    at: float
+    """time.monotonic() of the reading."""
+
+    def device(self, uuid: str) -> DeviceReading | None:
+        return next((device for device in self.devices if device.uuid == uuid), None)
+
+
+class Inventory:
+    """Thread-safe. `start` reads once before it returns, so that the first heartbeat is not empty."""
+
+    def __init__(self, backend: DeviceBackend, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.backend = backend
+        self._every_s = settings.heartbeat_s
+        self._clock = clock
+        self._usage = Usage(clock)
+        self._usage_lock = threading.Lock()
+        self._is_ours: Callable[[int], bool] = lambda pid: False
+        self._trainings: Trainings = list
+        self._snapshot = Snapshot((), "The devices have not been read yet.", clock())
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def set_ours(self, is_ours: Callable[[int], bool]) -> None:
+        """`is_ours(pid)`: it belongs to a training that this installation started."""
+        self._is_ours = is_ours
+
+    def set_trainings(self, trainings: Trainings) -> None:
+        """The living attempts: simulated devices show their load, and memory that nobody visible holds may be theirs."""
+        self._trainings = trainings
+
+    def start(self) -> None:
+        self._refresh_or_say_why()
+        self._thread = threading.Thread(target=self._run, name="inventory", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread:
+            self._thread.join(timeout=1.0)
+
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    def refresh(self) -> Snapshot:
+        """Read all devices now; what they are doing is remembered."""
+        trainings = self._trainings()
+        held = {uuid for uuids, _ in trainings for uuid in uuids}
+        reading = self.backend.read(trainings)
+        devices = self._marked(reading)
+        with self._usage_lock:
+            for device in devices:
+                self._usage.observe(device, reading.process_utilization, held=device.uuid in held)
+            devices = tuple(replace(d, in_use_outside=bool(self._outside(d, reading, held=d.uuid in held))) for d in devices)
+        self._snapshot = Snapshot(devices, reading.error, self._clock())
+        return self._snapshot
+
+    def look(self, uuids: Collection[str]) -> dict[str, str]:
+        """Reads these devices now: why each must not be used. Only those are in the answer; empty means all are clean.
+
+        Trainings of ours count here too: before a launch and after an end nothing of ours may be left on a device. The
+        driver takes a moment to give memory back: after an end, look again before believing that it is left behind.
+        """
+        if not uuids:
+            return {}
+        reading = self.backend.read(self._trainings(), only=uuids)
+        if reading.error:
+            return dict.fromkeys(uuids, reading.error)
+        found = {device.uuid: device for device in self._marked(reading)}
+        with self._usage_lock:
+            reasons = {uuid: self._why_not(found.get(uuid), reading) for uuid in uuids}
+        return {uuid: reason for uuid, reason in reasons.items() if reason}
+
+    def _marked(self, reading: Reading) -> tuple[DeviceReading, ...]:
+        """With `ours` told for each process."""
+        return tuple(
+            replace(device, processes=tuple(replace(p, ours=p.pid > 0 and self._is_ours(p.pid)) for p in device.processes))
+            if device.processes
+            else device
+            for device in reading.devices
+        )
+
+    def _why_not(self, device: DeviceReading | None, reading: Reading) -> str:
+        if device is None:
+            return "It is not on this host."
+        if device.error:
+            return device.error
+        if not device.allocatable:
+            return "It is cut into MIG slices: only those are handed out."
+        left = next((process for process in device.processes if process.ours), None)
+        if left:
+            return f"{process_phrase(left)} of a training of ours is still on it."
+        return self._outside(device, reading, held=False)
+
+    def _outside(self, device: DeviceReading, reading: Reading, *, held: bool) -> str:
+        return self._usage.why_in_use(device, reading.process_utilization, held=held)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._every_s):
+            self._refresh_or_say_why()
+
+    def _refresh_or_say_why(self) -> None:
+        """The body of a forever-loop: whatever goes wrong, the next round comes, and until then nothing counts as known."""
+        try:
+            self.refresh()
+        except Exception as exc:
+            log.exception("The devices could not be read", extra={"action": "inventory"})
+            self._snapshot = Snapshot((), f"The devices could not be read ({type(exc).__name__}).", self._clock())
