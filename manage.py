@@ -6,12 +6,21 @@ from __future__ import annotations
 import os
 import sys
 
+from gpuworker.settings import BadSetting
+
 
 def main() -> None:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "autotrainer_site.settings")
+    if sys.argv[1:2] == ["up"]:  # lives as long as the product: it runs without Django's 40 MB
+        from starter import up
+
+        sys.exit(up.main(sys.argv[2:]))
+    os.environ["DJANGO_SETTINGS_MODULE"] = "autotrainer_site.settings"  # whatever another project left in this shell
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except BadSetting as exc:
+        sys.exit(str(exc))
 
 
 if __name__ == "__main__":
