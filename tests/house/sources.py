@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = ("autotrainer_site", "jobs", "gpuworker")
+PACKAGES = ("autotrainer_site", "jobs", "gpuworker", "starter")
 
 
 def python_files(*folders: str) -> Iterator[Path]:
