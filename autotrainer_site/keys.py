@@ -14,14 +14,21 @@ def kept(path: Path, *, length: int = 32, words: bool = False) -> str:
     """The secret in this file; the first caller makes it (0600). Hexadecimal, or URL-safe text where people type it."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
         return path.read_text().strip()
+    except FileNotFoundError:
+        pass
     text = secrets.token_urlsafe(length) if words else secrets.token_hex(length)
-    with os.fdopen(fd, "w") as file:
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
+    try:
+        os.link(partial, path)  # whole or not at all, and the first one counts: several services start at once
+    except FileExistsError:
+        return path.read_text().strip()
+    finally:
+        partial.unlink()
     return text
 
 

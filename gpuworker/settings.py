@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,9 +88,19 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     _refuse_unknown(given)
     values = {key: _read(name, given) for key, name in _NAMES.items()}
     home = values["home"]
+    if not given.get("AUTOTRAINER_URL"):
+        values["url"] = f"http://localhost:{values['port']}"
     values["redis_embedded"] = not values["redis_url"]
     values["redis_url"] = values["redis_url"] or f"unix://{embedded_socket(home)}"
     return Settings(**values)
+
+
+def load_or_exit() -> Settings:
+    """For modules that are a program's entry (`celery -A …`): a bad setting is one sentence on stderr and exit status 1."""
+    try:
+        return load()
+    except BadSetting as exc:
+        sys.exit(str(exc))
 
 
 def host_key(settings: Settings) -> bytes:
@@ -147,8 +158,14 @@ def _path(text: str) -> Path:
 
 
 def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
+    if not text.isdecimal() or not 0 < int(text) <= 65535:
         raise ValueError("is not a port: give a number from 1 to 65535")
+    return int(text)
+
+
+def _port_or_off(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError("is not a port: give a number from 1 to 65535, or 0 for none")
     return int(text)
 
 
@@ -244,7 +261,7 @@ TABLE: dict[str, tuple[str, str, _Parser]] = {
     "AUTOTRAINER_HOME": ("home", "./var", _path),
     "AUTOTRAINER_BIND": ("bind", "127.0.0.1", _text),
     "AUTOTRAINER_PORT": ("port", "8000", _port),
-    "AUTOTRAINER_FLOWER_PORT": ("flower_port", "5555", _port),
+    "AUTOTRAINER_FLOWER_PORT": ("flower_port", "5555", _port_or_off),
     "AUTOTRAINER_REDIS_URL": ("redis_url", "", _redis_url),
     "DATABASE_URL": ("database_url", "", _text),
     "AUTOTRAINER_HOST": ("host", "", _host),
