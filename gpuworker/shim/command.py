@@ -1,0 +1,65 @@
+"""The user's command: a child that waits for "go" and then becomes the shell."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+
+class Command:
+    """A child that has not been let go yet."""
+
+    def __init__(self, launch: Mapping[str, Any], log: int, locks: Sequence[int]) -> None:
+        """Fork it in the present working directory; it inherits the log as stdout and stderr, and the locks."""
+        go, self._go = os.pipe()
+        self._failure, failure = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._go)  # Else it would not notice that the shim has died before "go".
+            _become(launch, go=go, failure=failure, log=log, locks=locks)
+        os.close(go)
+        os.close(failure)
+
+    def go(self) -> OSError | None:
+        """Let it run; what kept the shell from being executed, else None."""
+        os.write(self._go, b"g")
+        os.close(self._go)
+        with open(self._failure, "rb") as file:
+            text = file.read()
+        return OSError(int(text), os.strerror(int(text))) if text else None
+
+    def forget(self) -> None:
+        """Never let it run: it ends by itself."""
+        os.close(self._go)
+        os.close(self._failure)
+
+
+def _become(launch: Mapping[str, Any], *, go: int, failure: int, log: int, locks: Sequence[int]) -> NoReturn:
+    """In the child: wait, then execute. Never returns into the shim's code."""
+    try:
+        if os.read(go, 1) != b"g":
+            os._exit(0)
+        os.setsid()
+        _plain_signals()
+        nothing = os.open("/dev/null", os.O_RDONLY)
+        for source, target in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        for lock in locks:
+            os.set_inheritable(lock, True)
+        os.execve(launch["shell"], [launch["shell"], "-c", launch["command"]], launch["env"])  # noqa: S606 - it is the shell
+    except OSError as exc:
+        os.write(failure, str(exc.errno).encode())
+    except ValueError:  # A NUL byte
+        os.write(failure, str(22).encode())
+    finally:
+        os._exit(127)
+
+
+def _plain_signals() -> None:
+    """As a login shell would start it: nothing that we or our ancestors ignored stays ignored."""
+    signal.set_wakeup_fd(-1)
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,0 +1,254 @@
+"""One attempt's keeper: starts its command, records how it ended, ends what is left of its tree. Needs nobody.
+
+The order is the promise (docs/how-it-works.md, "Claim and start"): locks before anything of the command, started.json
+before "go", exit.json before any clean-up, an empty tree before done.json, done.json before the locks drop. Everything
+that somebody must know is a record in the attempt directory; the socket only saves them the waiting.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from gpuworker.shim import locks, processes, records
+from gpuworker.shim.command import Command
+from gpuworker.shim.door import Door
+from gpuworker.shim.ending import Ending
+
+_PR_SET_CHILD_SUBREAPER = 36
+_RECORD_AGAIN_S = 1.0
+_LOOK_AGAIN_S = 0.2
+_STOP_REASONS = ("cancelled", "timed_out", "host_lost")
+_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2)
+"""What is sent to a whole service, or by mistake, must not cost a training its exit code."""
+
+
+class LaunchFailed(Exception):
+    """Nothing was started. `own_fault`: the job's, which spends a retry."""
+
+    def __init__(self, message: str, *, own_fault: bool = False) -> None:
+        super().__init__(message)
+        self.own_fault = own_fault
+
+
+def keep(path: str, ready: int) -> None:
+    """A shim's whole life, in a process that the zygote has forked. `ready` is told once others can see and reach it."""
+    wakeup = _become_shim()
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    door = Door(folder)
+    door.watch(wakeup)
+    pid = os.getpid()
+    records.write_record(folder, "shim.json", _identity(pid), durable=False)
+    os.write(ready, b"1")
+    os.close(ready)
+    Shim(folder, door).run()
+
+
+def _become_shim() -> int:
+    """Own session, subreaper, no signal that ends it. The descriptor that tells of ended children."""
+    os.setsid()
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) was refused")
+    for signum in _IGNORED:
+        signal.signal(signum, signal.SIG_IGN)
+    wakeup, told = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return wakeup
+
+
+class Shim:
+    """The state of one attempt, moved on by one loop."""
+
+    def __init__(self, folder: int, door: Door) -> None:
+        self._folder = folder
+        self._door = door
+        self._launch = records.read_record(folder, "launch.json") or {}
+        self._ending = Ending(self._launch.get("mark", ""))
+        self._locks: list[int] = []
+        self._pid = 0
+        self._childless = True
+        self._started: dict[str, Any] = {}
+        self._limit_at: float | None = None
+        self._stop_reason = ""
+        self._exit: dict[str, Any] | None = None
+        self._exit_recorded = False
+
+    def run(self) -> None:
+        try:
+            self._start()
+        except locks.Taken as exc:
+            self._refuse("device_busy", str(exc))
+        except LaunchFailed as exc:
+            self._end("launch_failed", message=str(exc), own_fault=exc.own_fault)
+        except OSError as exc:
+            self._end("launch_failed", message=f"The host could not start the command: {exc}.", own_fault=False)
+        while not self._over():
+            requests = self._door.pump(self._advance())
+            self._reap()  # First: a command that had ended before the stop came was not stopped.
+            self._requests(requests)
+        self._finish()
+
+    # --- starting -------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        refused = records.read_record(self._folder, "refused.json")
+        if refused is not None:
+            # The agent gave this dispatch up before it saw us. Whoever writes second sees the other's record.
+            self._refuse(refused.get("code", ""), refused.get("message", ""))
+            return
+        if not self._launch:
+            raise LaunchFailed("The host could not read launch.json.")
+        self._locks = locks.take_all(self._launch["locks"])
+        command = self._prepare()
+        self._pid, self._childless = command.pid, False
+        try:
+            self._requests(self._door.pump(0))
+            if not self._stop_reason:
+                self._record_start()
+                self._requests(self._door.pump(0))
+        except BaseException:
+            command.forget()
+            raise
+        if self._stop_reason:
+            command.forget()
+            self._end(self._stop_reason, message="Stopped before it started.")
+            return
+        self._let_go(command)
+
+    def _prepare(self) -> Command:
+        """Everything but "go". Goes to the working directory itself, so that the check and the use are one."""
+        _preflight(self._launch)
+        log = os.open("output.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600, dir_fd=self._folder)
+        try:
+            return Command(self._launch, log, self._locks)
+        finally:
+            os.close(log)
+            os.chdir("/")
+
+    def _record_start(self) -> None:
+        """On the disk before "go": the agent's spec, which it left to us to wait for, and the process that it becomes."""
+        self._started = {**_identity(self._pid), "started_at": time.time()}
+        records.make_durable(self._folder, "spec.json")
+        records.write_record(self._folder, "started.json", self._started)
+        records.make_durable(self._folder, "..")
+
+    def _let_go(self, command: Command) -> None:
+        failure = command.go()
+        if failure is not None:
+            own = not isinstance(failure, FileNotFoundError | PermissionError)  # E2BIG is the command's, a missing shell the host's.
+            raise LaunchFailed(f"{self._launch['shell']} could not be executed: {failure.strerror}.", own_fault=own)
+        limit_s = self._launch.get("time_limit_s")
+        self._limit_at = None if limit_s is None else time.monotonic() + limit_s
+        self._door.phase = "running"
+        self._door.push("started", self._started)
+
+    def _refuse(self, code: str, message: str) -> None:
+        refused = {"code": code, "message": message}
+        records.write_record(self._folder, "refused.json", refused)
+        self._exit_recorded = True
+        self._door.phase = "refused"
+        self._door.push("refused", refused)
+
+    # --- watching -------------------------------------------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        return self._exit_recorded and self._childless and not self._ending.rest()
+
+    def _advance(self) -> float | None:
+        """Do what is due; seconds until something else is."""
+        due: list[float] = []
+        if self._exit is not None and not self._exit_recorded:
+            self._record_exit()
+            due.append(0.0 if self._exit_recorded else _RECORD_AGAIN_S)
+        if self._exit is not None and not self._childless and not self._ending.begun:
+            self._ending.begin(self._launch.get("kill_grace_s", 0.0))  # Its devices go to the next job.
+        if self._limit_at is not None and time.monotonic() >= self._limit_at:
+            self._stop("timed_out", self._launch["kill_grace_s"])
+        if self._limit_at is not None:
+            due.append(self._limit_at - time.monotonic())
+        if self._ending.begun:
+            due.append(min(self._ending.advance(), _LOOK_AGAIN_S if self._childless else math.inf))
+        return min(due, default=None)
+
+    def _requests(self, requests: list[dict[str, Any]]) -> None:
+        for request in requests:
+            if request.get("do") == "stop":
+                reason = request.get("reason")
+                self._stop(reason if reason in _STOP_REASONS else "cancelled", request.get("kill_grace_s"))
+
+    def _stop(self, reason: str, grace_s: object) -> None:
+        """End the tree. The first reason counts, and the shortest grace; before "go" it only leaves its word."""
+        valid = isinstance(grace_s, int | float) and grace_s >= 0
+        self._stop_reason = self._stop_reason or reason
+        self._limit_at = None
+        if self._door.phase == "launching":
+            return
+        if self._exit is None:
+            self._door.phase = "stopping"
+        self._ending.begin(float(grace_s) if valid else self._launch["kill_grace_s"])  # type: ignore[arg-type]
+
+    def _reap(self) -> None:
+        """Take the ended children. No child left of a subreaper means no process of the tree: that is the proof."""
+        while not self._childless:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self._childless = True
+                return
+            if pid == 0:
+                return
+            if pid == self._pid and self._exit is None:
+                self._leader_ended(os.waitstatus_to_exitcode(status))
+
+    def _leader_ended(self, code: int) -> None:
+        how = {"exit_code": code} if code >= 0 else {"signal": -code}
+        late = self._stop_reason == "timed_out"
+        message = f"Stopped at its time limit of {self._launch['time_limit_s']:g} s." if late else ""
+        self._end(self._stop_reason or "exited", message=message, **how)
+
+    def _end(self, reason: str, **how: Any) -> None:
+        """The command is over, or will never be: on record at once, then to whoever listens."""
+        blank = {"exit_code": None, "signal": None, "message": "", "own_fault": True}
+        self._exit = {"reason": reason, **blank, "started_at": self._started.get("started_at"), "ended_at": time.time(), **how}
+        self._limit_at = None
+        self._door.phase = "ended"
+        self._record_exit()
+        self._door.push("exited", self._exit)
+
+    def _record_exit(self) -> None:
+        try:
+            records.write_record(self._folder, "exit.json", self._exit or {})
+            self._exit_recorded = True
+        except OSError as exc:
+            print(f"exit.json: {exc}; trying again", file=sys.stderr, flush=True)  # A full disk: the code must not be lost.
+
+    def _finish(self) -> None:
+        try:
+            records.write_record(self._folder, "done.json", {}, durable=False)  # After a power cut the boot id tells the same.
+        except OSError as exc:
+            print(f"done.json: {exc}", file=sys.stderr, flush=True)
+        locks.drop(self._locks)
+        self._door.push("done")
+        self._door.close()
+
+
+def _identity(pid: int) -> dict[str, Any]:
+    return {"boot_id": processes.boot_id(), "pid": pid, "start_ticks": processes.start_ticks(pid)}
+
+
+def _preflight(launch: dict[str, Any]) -> None:
+    environment = launch.get("environment")
+    if environment and not os.path.isdir(os.path.join(environment, "bin")):
+        raise LaunchFailed(f"The environment {environment} has no folder 'bin' on this host.", own_fault=True)
+    try:
+        os.chdir(launch["working_dir"])
+    except FileNotFoundError:
+        raise LaunchFailed(f"The working directory {launch['working_dir']} does not exist on this host.", own_fault=True) from None
+    except (OSError, ValueError) as exc:
+        raise LaunchFailed(f"The working directory {launch['working_dir']} cannot be used on this host: {exc}.", own_fault=True) from None
