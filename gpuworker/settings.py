@@ -84,15 +84,20 @@ class Settings:
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment over `.env`; raises BadSetting for an unknown name or a value that cannot be used."""
-    given = _with_dotenv(dict(os.environ if environ is None else environ))
-    _refuse_unknown(given)
-    values = {key: _read(name, given) for key, name in _NAMES.items()}
+    found = given(environ)
+    _refuse_unknown(found)
+    values = {key: _read(name, found) for key, name in _NAMES.items()}
     home = values["home"]
-    if not given.get("AUTOTRAINER_URL"):
+    if not found.get("AUTOTRAINER_URL"):
         values["url"] = f"http://localhost:{values['port']}"
     values["redis_embedded"] = not values["redis_url"]
     values["redis_url"] = values["redis_url"] or f"unix://{embedded_socket(home)}"
     return Settings(**values)
+
+
+def given(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment over `.env`, as text; raises BadSetting for a line in `.env` that is none."""
+    return _with_dotenv(dict(os.environ if environ is None else environ))
 
 
 def load_or_exit() -> Settings:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from gpuworker import protocol
 from gpuworker.settings import Settings, embedded_socket, without_ours
@@ -74,7 +75,7 @@ def flower_argv(port: int) -> list[str]:
     return [*PYTHON, "celery", "-A", "gpuworker", "flower", *options]
 
 
-def service_environ(settings: Settings, extra: Mapping[str, str]) -> dict[str, str]:
+def service_environ(settings: Settings, extra: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """What all services inherit: the user's environment with our settings, but without another program's Django, Celery or Flower."""
     kept = set(without_ours(os.environ))
     ours = {k: v for k, v in os.environ.items() if k in kept or k.startswith("AUTOTRAINER_") or k in ("DATABASE_URL", "EMAIL_URL")}

@@ -30,19 +30,20 @@ READY_LIMIT_S = 90.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="manage.py up", description="Start AutoTrainer and serve until Ctrl-C or SIGTERM.")
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; a wrong one ends the process with the usage."""
+    made = argparse.ArgumentParser(description="Start AutoTrainer and serve until Ctrl-C or SIGTERM.")
     made.add_argument("--demo", action="store_true", help="submit the sample training and show its log; simulated GPUs where there is none")
     made.add_argument("--exit", action="store_true", help="with --demo: stop everything afterwards and exit with the job's exit code")
     made.add_argument("--cancel-jobs", action="store_true", help="when stopping, stop the running trainings too")
-    return made
-
-
-def main(argv: Sequence[str]) -> int:
-    made = parser()
     options = made.parse_args(argv)
     if options.exit and not options.demo:
         made.error("--exit goes with --demo only")
+    return options
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse(argv)
     os.chdir(CHECKOUT)  # relative paths in settings mean the same here and in the services
     try:
         settings = environment.load()
