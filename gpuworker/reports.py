@@ -1,0 +1,128 @@
+"""Reports to the control plane, said again until it acknowledges them; and its acknowledgements, heard.
+
+A report that is not acknowledged lies in a file of its attempt's directory, so that nothing is lost with this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from gpuworker import protocol
+from gpuworker.protocol import Ack, Ended, Kind, Refused, Started
+
+if TYPE_CHECKING:
+    from gpuworker.link import Link
+
+log = logging.getLogger(__name__)
+
+ACKS_BLOCK_MS = 4000  # below the connection's timeout
+AFTER_AN_ERROR_S = 1.0
+
+Report = Started | Ended | Refused
+_KINDS: dict[type, Kind] = {Started: Kind.STARTED, Ended: Kind.ENDED, Refused: Kind.REFUSED}
+
+
+@dataclass(slots=True)
+class _Owed:
+    sealed: str
+    entry: bytes | None = None
+    """Its id in the stream. As long as that entry lies there, the control plane has only not read it yet."""
+
+
+class Reporter:
+    """Thread-safe. Reports of one attempt go out in the order in which they were given."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._key = protocol.reports_key(link.host)
+        self._owed: dict[tuple[str, Kind], _Owed] = {}
+        self._lock = threading.Lock()
+
+    def send(self, report: Report) -> None:
+        """Send now; where Redis is away, with the next `repeat`."""
+        kind = _KINDS[type(report)]
+        name = protocol.attempt_key(report.job, report.attempt, report.fence)
+        owed = _Owed(protocol.seal(kind, self._link.host, report.body(), self._link.key))
+        with self._lock:
+            if kind is Kind.STARTED and (name, Kind.ENDED) in self._owed:
+                return  # Repeated by a recovery that came too late for it.
+            self._owed[name, kind] = owed
+        try:
+            self._add(owed)
+        except redis.RedisError as exc:
+            log.warning("A report waits until Redis is back: %s", exc, extra={"action": "report_waits", "attempt_key": name})
+
+    def acknowledged(self, key: str, what: str) -> None:
+        """The control plane has stored this report. An end that is stored makes its start old news."""
+        with self._lock:
+            self._owed.pop((key, Kind(what)), None)
+            if what == Kind.ENDED:
+                self._owed.pop((key, Kind.STARTED), None)
+
+    def owes(self, key: str, kind: Kind) -> bool:
+        with self._lock:
+            return (key, kind) in self._owed
+
+    def repeat(self) -> None:
+        """Say again what is neither acknowledged nor still waiting in the stream. Raises redis.RedisError."""
+        with self._lock:
+            owed = list(self._owed.values())
+        for one in owed:
+            if one.entry is None or not self._link.client.xrange(self._key, one.entry, one.entry, count=1):
+                self._add(one)
+
+    def _add(self, owed: _Owed) -> None:
+        owed.entry = self._link.client.xadd(self._key, {"e": owed.sealed})
+
+
+class AckReader:
+    """A thread that hears acknowledgements and hands each to `heard`. Forged ones are logged and dropped."""
+
+    def __init__(self, link: Link, heard: Callable[[Ack], None]) -> None:
+        self._link, self._heard = link, heard
+        self._key = protocol.acks_key(link.host)
+        self._last: bytes | str | None = None
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """What was acknowledged before is not read again: a report that is still owed is sent and acknowledged anew."""
+        threading.Thread(target=self._run, name="acks", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._read()
+            except redis.RedisError as exc:
+                log.debug("acknowledgements cannot be read: %s", exc)
+                self._stopped.wait(AFTER_AN_ERROR_S)
+            except Exception:
+                log.exception("An acknowledgement could not be taken in", extra={"action": "ack_failed"})
+                self._stopped.wait(AFTER_AN_ERROR_S)
+
+    def _read(self) -> None:
+        client = self._link.client
+        if self._last is None:
+            newest: Any = client.xrevrange(self._key, count=1)
+            self._last = newest[0][0] if newest else "0-0"
+        answer: Any = client.xread({self._key: self._last}, count=500, block=ACKS_BLOCK_MS)
+        for _, entries in answer or ():
+            for entry, fields in entries:
+                self._last = entry
+                self._take(fields)
+
+    def _take(self, fields: dict[bytes, bytes]) -> None:
+        try:
+            ack = Ack.read(protocol.unseal(Kind.ACK, self._link.host, fields.get(b"e", b""), [self._link.key]))
+        except (protocol.BadEnvelope, protocol.BadMessage) as exc:
+            log.warning("An acknowledgement was dropped: %s", exc, extra={"action": "ack_dropped"})
+            return
+        self._heard(ack)
