@@ -7,10 +7,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError
-from django.urls import NoReverseMatch
 
 from autotrainer_site import prepare
-from jobs.models import User
 from jobs.web.onetime import make_link
 
 
@@ -25,15 +23,8 @@ class Command(BaseCommand):
                 self.stderr.write("The database is up to date now.")
             administrator = prepare.first_administrator(ours)
             prepare.this_host(ours)
-            link = _link(administrator)
+            link = make_link(administrator)
         except DatabaseError as exc:
             where = "DATABASE_URL" if ours.database_url else ours.home
             sys.exit(f"The database ({where}) cannot be used: {exc}".strip())
         self.stdout.write(json.dumps({"link": link, "flower_password": prepare.flower_password(ours)}))
-
-
-def _link(administrator: User) -> str:
-    try:
-        return make_link(administrator)
-    except NoReverseMatch:
-        return ""
