@@ -11,7 +11,7 @@ from gpuworker.devices.simulated import SimulatedBackend
 from gpuworker.settings import Settings, SimulatedDevices
 
 NVML_LIBRARY = "libnvidia-ml.so.1"
-_PCI_DEVICES = Path("/sys/bus/pci/devices")
+PCI_DEVICES = Path("/sys/bus/pci/devices")
 
 
 def make_backend(settings: Settings) -> DeviceBackend:
@@ -31,7 +31,7 @@ def sim_dir(settings: Settings) -> Path:
     return settings.host_home / "sim"
 
 
-def nvidia_expected(pci_devices: Path = _PCI_DEVICES) -> bool:
+def nvidia_expected() -> bool:
     """Whether this machine has NVIDIA devices, or should: a driver that is broken or not loaded yet is an error, not "none"."""
     try:
         library = ctypes.CDLL(NVML_LIBRARY)
@@ -41,12 +41,12 @@ def nvidia_expected(pci_devices: Path = _PCI_DEVICES) -> bool:
     answer = library.nvmlInit_v2()
     if answer == 0:
         library.nvmlShutdown()
-    return answer != driver_not_loaded or _has_nvidia_card(pci_devices)
+    return answer != driver_not_loaded or _has_nvidia_card()
 
 
-def _has_nvidia_card(pci_devices: Path) -> bool:
+def _has_nvidia_card() -> bool:
     """Asks the PCI bus: display controllers (class 03xxxx) made by NVIDIA (vendor 10de)."""
-    for device in pci_devices.glob("*"):
+    for device in PCI_DEVICES.glob("*"):
         try:
             vendor, kind = (device / "vendor").read_text().strip(), (device / "class").read_text()
         except OSError:
