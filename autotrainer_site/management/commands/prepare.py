@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
@@ -16,13 +17,17 @@ class Command(BaseCommand):
     help = "Make the database, the first administrator and this host's key ready (`up` does this); prints JSON."
     requires_system_checks = ()
 
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--without-host", action="store_true", help="no agent will run on this machine")
+
     def handle(self, *args: Any, **options: Any) -> None:
         ours = settings.AUTOTRAINER
         try:
             if prepare.migrate():
                 self.stderr.write("The database is up to date now.")
             administrator = prepare.first_administrator(ours)
-            prepare.this_host(ours)
+            if not options["without_host"]:
+                prepare.this_host(ours)
             link = make_link(administrator)
         except DatabaseError as exc:
             where = "DATABASE_URL" if ours.database_url else ours.home
