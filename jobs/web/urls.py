@@ -1,5 +1,34 @@
+"""The addresses of the pages; those that end in live/ are parts that a page asks for again."""
+
 from __future__ import annotations
 
-from django.urls import URLPattern
+from django.contrib.auth.views import LogoutView
+from django.templatetags.static import static
+from django.urls import path
+from django.views.generic import RedirectView
 
-urlpatterns: list[URLPattern] = []
+from jobs.web.views import account, job, joblist, overview, submit
+
+
+class Icon(RedirectView):
+    """Browsers ask for it here on pages that name no icon of their own."""
+
+    def get_redirect_url(self, *args: object, **kwargs: object) -> str:
+        return static("jobs/icon.svg")
+
+
+urlpatterns = [
+    path("", overview.overview, name="overview"),
+    path("live/", overview.overview_live, name="overview-live"),
+    path("signin/", account.sign_in, name="signin"),
+    path("signin/<str:token>/", account.sign_in_by_link, name="signin-link"),
+    path("signout/", LogoutView.as_view(), name="signout"),
+    path("jobs/", joblist.job_list, name="jobs"),
+    path("jobs/live/", joblist.job_list_live, name="jobs-live"),
+    path("jobs/new/", submit.job_new, name="job-new"),
+    path("jobs/<int:number>/", job.job_page, name="job"),
+    path("jobs/<int:number>/live/", job.job_live, name="job-live"),
+    path("jobs/<int:number>/log/lines/", job.job_log_lines, name="job-log-lines"),
+    path("jobs/<int:number>/<slug:name>/", job.job_action, name="job-action"),
+    path("favicon.ico", Icon.as_view()),
+]

@@ -1,0 +1,56 @@
+"""Signing in with a password or a link that works once, and signing out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from django.contrib.auth import login
+from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.views import LoginView
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET
+
+from jobs import access
+from jobs.web import onetime
+
+BACKEND = "django.contrib.auth.backends.ModelBackend"
+
+
+class SignInForm(AuthenticationForm):
+    """Counts tries before it looks at the password, so that guessing is slow."""
+
+    def clean(self) -> dict[str, Any]:
+        address = self.request.META.get("REMOTE_ADDR", "") if self.request else ""
+        wait_s = access.login_wait_s(address, self.cleaned_data.get("username") or "")
+        if wait_s:
+            raise ValidationError(_("Too many tries. Wait %(count)d s, then try again.") % {"count": math.ceil(wait_s)})
+        cleaned: dict[str, Any] = super().clean() or {}
+        return cleaned
+
+
+class SignIn(LoginView):
+    form_class = SignInForm
+    template_name = "jobs/signin.html"
+    redirect_authenticated_user = True
+
+
+sign_in = SignIn.as_view()
+
+
+@never_cache
+@require_GET
+def sign_in_by_link(request: HttpRequest, token: str) -> HttpResponse:
+    """Signs in whom the link was made for; a link that was used or is too old leads to the password, and says why."""
+    user = onetime.spend(token)
+    if user is None:
+        note = _("This link has been used or is too old. manage.py signin prints a new one.")
+        return render(request, "jobs/signin.html", {"note": note, "form": SignInForm(request), "next": "/"}, status=410)
+    login(request, user, backend=BACKEND)
+    response = redirect("overview")
+    response["Referrer-Policy"] = "no-referrer"
+    return response

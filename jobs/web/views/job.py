@@ -1,0 +1,132 @@
+"""A job's page: how it stands in a sentence, what it prints, what happened to it, and what one can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST
+
+from jobs import access, actions, logs
+from jobs.capacity import hosts_now
+from jobs.dispatch import queue_positions
+from jobs.models import Attempt, Job
+from jobs.states import ACTIVE, TERMINAL, HostState, JobState
+from jobs.web import loglines
+from jobs.web.people import UserRequest, live_part, signed_in
+from jobs.web.verdict import verdict
+
+STOP_POLLING = 286
+"""htmx stops asking at this answer: nothing changes any more."""
+LARGEST_ID = 2**63 - 1
+
+
+@signed_in
+def job_page(request: UserRequest, number: int) -> HttpResponse:
+    return render(request, "jobs/job.html", _context(request, _find(request, number)))
+
+
+@live_part
+def job_live(request: UserRequest, number: int) -> HttpResponse:
+    job = _find(request, number)
+    status = STOP_POLLING if job.state in TERMINAL else 200
+    return render(request, "jobs/parts/job.html", _context(request, job), status=status)
+
+
+@signed_in
+@require_POST
+def job_action(request: UserRequest, number: int, name: str) -> HttpResponse:
+    """A button of the page. What the state no longer allows is said on the page, not as an error page."""
+    job = _find(request, number)
+    if name not in actions.ACTIONS:
+        raise Http404
+    try:
+        done = actions.perform(name, job, request.user)
+    except actions.ActionRefused as exc:
+        messages.error(request, str(exc))
+        return redirect("job", number)
+    if done.pk != number:
+        messages.success(request, _("This is a new job like #%(number)d.") % {"number": number})
+    return redirect("job", done.pk)
+
+
+@signed_in
+def job_log_lines(request: UserRequest, number: int) -> HttpResponse:
+    """{"line"} at `offset`, or {"offset"} of `line`, in the log of `attempt`."""
+    job = _find(request, number)
+    if not access.may_see_details(request.user, job):
+        raise Http404
+    attempt, offset, line = (_whole(request.GET.get(name, "")) for name in ("attempt", "offset", "line"))
+    if attempt is None or (offset is None) == (line is None):
+        return JsonResponse({"detail": "Give attempt, and either offset or line."}, status=400)
+    if offset is not None:
+        return JsonResponse({"line": loglines.line_at(number, attempt, offset)})
+    return JsonResponse({"offset": loglines.offset_of(number, attempt, line or 1)})
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 17 else None
+
+
+def _find(request: UserRequest, number: int) -> Job:
+    job = access.visible_jobs(request.user).select_related("owner").filter(pk=number).first() if number <= LARGEST_ID else None
+    if job is None:
+        raise Http404
+    return job
+
+
+def _context(request: UserRequest, job: Job) -> dict[str, Any]:
+    now = timezone.now()
+    attempts = list(job.attempts.order_by("number"))
+    chosen = _chosen(request, attempts)
+    may_see = access.may_see_details(request.user, job)
+    position = queue_positions([job.pk]).get(job.pk) if job.state == JobState.QUEUED else None
+    silent = _silent(job, attempts, now)
+    return {
+        "page": "jobs",
+        "job": job,
+        "verdict": verdict(job, attempts, position=position, silent=silent, private=not may_see, now=now),
+        "actions": _buttons(request, job),
+        "may_see": may_see,
+        "attempts": attempts,
+        "attempt": chosen,
+        "asked_attempt": bool(chosen and request.GET.get("attempt")),
+        "log_size": logs.size(job.pk, chosen.number) if chosen and may_see else 0,
+        "events": list(job.events.order_by("id")) if may_see else [],
+        "parents": list(job.after.order_by("id")),
+        "dependents": list(job.dependents.order_by("id")[:20]),
+        "retries_left": max(0, job.max_retries - job.retries_spent),
+    }
+
+
+def _chosen(request: UserRequest, attempts: Sequence[Attempt]) -> Attempt | None:
+    """The attempt in the address, else the last one."""
+    wanted = request.GET.get("attempt")
+    return next((a for a in attempts if str(a.number) == wanted), attempts[-1] if attempts else None)
+
+
+def _buttons(request: UserRequest, job: Job) -> list[dict[str, str]]:
+    labels = {"cancel": _("Cancel"), "hold": _("Hold"), "release": _("Release"), "resubmit": _("Run again")}
+    sure = _("End this training now? What it has not saved is lost.") if job.state in ACTIVE else ""
+    return [
+        {"name": name, "label": labels[name], "sure": sure if name == "cancel" else "", "danger": "danger" if name == "cancel" else ""}
+        for name in actions.available(request.user, job)
+        if not (name == "cancel" and job.state == JobState.STOPPING)
+    ]
+
+
+def _silent(job: Job, attempts: Sequence[Attempt], now: datetime) -> str:
+    """Why the host that runs it is not heard, as advice; empty where it is."""
+    if job.state not in ACTIVE or not attempts:
+        return ""
+    host = next((host for host in hosts_now(now=now) if host.name == attempts[-1].host), None)
+    if host is None or host.state not in (HostState.UNREACHABLE, HostState.LOST):
+        return ""
+    said = {"host": host.name, "reason": host.reason}
+    return _("%(host)s %(reason)s. The training goes on there; its log comes when the host is heard again.") % said

@@ -1,0 +1,141 @@
+"""The page that people come for: what the GPUs do, what runs, what waits and why, what ended today."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Count, Q
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from jobs.capacity import HostView, hosts_now
+from jobs.dispatch import queue_positions
+from jobs.models import Attempt, Job
+from jobs.states import ACTIVE, TERMINAL, JobState
+from jobs.web.cards import DENSE_FROM, blocks
+from jobs.web.people import UserRequest, live_part, signed_in
+from jobs.web.words import place
+
+ROWS = 50
+ENDED_ROWS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    job: Job
+    attempt: Attempt | None = None
+    position: int | None = None
+
+    @property
+    def where(self) -> str:
+        return place(self.attempt.host, self.attempt.devices) if self.attempt else ""
+
+    @property
+    def progress(self) -> float | None:
+        return None if self.job.progress is None else 100 * self.job.progress
+
+    @property
+    def progress_label(self) -> str:
+        return _("%(percent)d %% done") % {"percent": self.progress or 0}
+
+    @property
+    def how(self) -> str:
+        """Why it failed, in two or three words; the job's page has the sentence."""
+        if self.job.state != JobState.FAILED or self.attempt is None:
+            return ""
+        if self.job.oom_detected:
+            return _("out of GPU memory")
+        if self.attempt.signal:
+            return _("signal %(number)d") % {"number": self.attempt.signal}
+        return "" if self.job.exit_code is None else _("exit code %(code)d") % {"code": self.job.exit_code}
+
+
+@signed_in
+def overview(request: UserRequest) -> HttpResponse:
+    return render(request, "jobs/overview.html", _context(timezone.now()))
+
+
+@live_part
+def overview_live(request: UserRequest) -> HttpResponse:
+    return render(request, "jobs/parts/overview.html", _context(timezone.now()))
+
+
+def _context(now: datetime) -> dict[str, Any]:
+    running, waiting, ended = _running(), _waiting(), _ended(now)
+    hosts = hosts_now(now=now)
+    started = {row.job.pk: row.attempt.started_at for row in running if row.attempt and row.attempt.started_at}
+    counts = _counts(now)
+    return {
+        "page": "overview",
+        "blocks": blocks(hosts, started),
+        "dense": sum(len(host.devices) for host in hosts) >= DENSE_FROM,
+        "summary": _summary(hosts, len(running), counts["queued"]),
+        "running": running,
+        "waiting": waiting,
+        "more_waiting": counts["queued"] + counts["held"] - len(waiting),
+        "ended": ended,
+        "ended_count": counts["ended"],
+        "more_ended": counts["ended"] - len(ended),
+        "counts": counts,
+        "never": not (running or waiting or ended) and not Job.objects.exists(),
+        "base_url": settings.AUTOTRAINER.url.rstrip("/"),
+    }
+
+
+def _running() -> list[Row]:
+    jobs = list(Job.objects.filter(state__in=ACTIVE).select_related("owner").order_by("id"))
+    open_ones = {a.job_id: a for a in Attempt.objects.filter(job__state__in=ACTIVE, outcome="")}
+    return [Row(job, open_ones.get(job.pk)) for job in jobs]
+
+
+def _waiting() -> list[Row]:
+    """Queued jobs in the order they will start, then held ones."""
+    queued = list(Job.objects.filter(state=JobState.QUEUED).select_related("owner").order_by("-priority", "id")[:ROWS])
+    positions = queue_positions([job.pk for job in queued])
+    queued.sort(key=lambda job: positions.get(job.pk, ROWS))
+    held = Job.objects.filter(state=JobState.HELD).select_related("owner").order_by("id")[: ROWS - len(queued)]
+    return [Row(job, position=positions.get(job.pk)) for job in [*queued, *held]]
+
+
+def _ended(now: datetime) -> list[Row]:
+    jobs = list(
+        Job.objects.filter(ended_at__gte=midnight(now), state__in=TERMINAL).select_related("owner").order_by("-ended_at")[:ENDED_ROWS]
+    )
+    last = last_attempts(jobs)
+    return [Row(job, last.get(job.pk)) for job in jobs]
+
+
+def last_attempts(jobs: Iterable[Job]) -> dict[int, Attempt]:
+    """The newest attempt of each of these jobs that has one."""
+    return {a.job_id: a for a in Attempt.objects.filter(job__in=[job.pk for job in jobs]).order_by("number")}
+
+
+def midnight(now: datetime) -> datetime:
+    """The beginning of the lab's day."""
+    return timezone.localtime(now).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _counts(now: datetime) -> dict[str, int]:
+    today = Q(ended_at__gte=midnight(now), state__in=TERMINAL)
+    waiting = Job.objects.filter(state__in=[JobState.QUEUED, JobState.HELD]).values_list("state").annotate(n=Count("pk")).order_by()
+    found = dict(waiting)
+    return {"queued": found.get("queued", 0), "held": found.get("held", 0), "ended": Job.objects.filter(today).count()}
+
+
+def _summary(hosts: list[HostView], running: int, queued: int) -> str:
+    """One sentence that answers why somebody opened this page."""
+    usable = sum(device.allocatable for host in hosts for device in host.devices)
+    free = sum(len(host.free_devices) for host in hosts)
+    runs = ngettext("%(count)d job runs", "%(count)d jobs run", running) % {"count": running}
+    waits = ngettext("%(count)d waits", "%(count)d wait", queued) % {"count": queued}
+    if not usable:
+        return _("No GPU to give out; %(runs)s, %(waits)s.") % {"runs": runs, "waits": waits}
+    gpus = ngettext("%(free)d of %(all)d GPU is free", "%(free)d of %(all)d GPUs are free", usable) % {"free": free, "all": usable}
+    return _("%(gpus)s; %(runs)s, %(waits)s.") % {"gpus": gpus, "runs": runs, "waits": waits}

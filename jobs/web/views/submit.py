@@ -1,0 +1,72 @@
+"""The page that submits a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import PermissionDenied
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods
+
+from jobs import access, lifecycle, submission
+from jobs.capacity import hosts_now
+from jobs.models import Job
+from jobs.web import forms
+from jobs.web.people import UserRequest, signed_in
+
+
+@signed_in
+@require_http_methods(["GET", "HEAD", "POST"])
+def job_new(request: UserRequest) -> HttpResponse:
+    if not access.may_submit(request.user):
+        raise PermissionDenied
+    if request.method == "POST":
+        return _submit(request)
+    old = _copied_from(request)
+    values = forms.of_job(old) if old else forms.initial()
+    given = {field.name: request.GET[field.name] for field in forms.ALL if field.name in request.GET}
+    return _page(request, values | given, {}, copied_from=old)
+
+
+def _copied_from(request: UserRequest) -> Job | None:
+    """The job that this one shall be like, where this person may read it."""
+    number = request.GET.get("from", "")
+    if not (number.isascii() and number.isdecimal() and len(number) < 19):
+        return None
+    job = access.visible_jobs(request.user).filter(pk=number).first()
+    return job if job and access.may_see_details(request.user, job) else None
+
+
+def _submit(request: UserRequest) -> HttpResponse:
+    typed = request.POST.dict()
+    data, errors = forms.read(typed)
+    try:
+        read = submission.validate(data, owner=request.user)
+    except submission.SubmissionErrors as exc:
+        errors = exc.errors | errors
+    if errors:
+        return _page(request, typed, errors, status=400)
+    job = lifecycle.submit(request.user, read.fields, after=read.after or (), hold=read.hold)
+    return redirect("job", job.pk)
+
+
+def _page(
+    request: UserRequest, values: dict[str, str], errors: dict[str, list[str]], *, copied_from: Job | None = None, status: int = 200
+) -> HttpResponse:
+    hosts = hosts_now()
+    folded = forms.bind(forms.FOLDED, values, errors)
+    known = {field.name for field in forms.ALL}
+    context: dict[str, Any] = {
+        "page": "new",
+        "inputs": forms.bind(forms.INPUTS, values, errors),
+        "folded": folded,
+        "unfold": any(bound.errors or (bound.value and bound.value != bound.input.initial) for bound in folded),
+        "errors": errors,
+        "other_errors": [text for name, texts in errors.items() if name not in known for text in texts],
+        "copied_from": copied_from,
+        "hosts": [(host, max((d.memory_total_mib or 0 for d in host.devices), default=0)) for host in hosts],
+        "base_url": settings.AUTOTRAINER.url.rstrip("/"),
+    }
+    return render(request, "jobs/new.html", context, status=status)
