@@ -128,7 +128,7 @@ def _install(environment: Environment, lock: str) -> None:
         environment.unmark(name)
     if environment.ours and not environment.usable:
         _make_venv(environment)
-    count = (CHECKOUT / lock).read_text().count("==")
+    count = sum(line[:1].isalnum() for line in (CHECKOUT / lock).read_text().splitlines())
     where = ".venv" if environment.ours else str(environment.prefix)
     say(f"Installing {count} packages into {where}. This happens once and needs the network.")
     uv = _uv()
