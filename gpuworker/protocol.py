@@ -15,6 +15,7 @@ Redis, all below `autotrainer:` (Celery's own keys carry the same prefix through
     host:<name>:acks      stream, field `e`: a sealed Ack; bounded, the host reads on from where it was
     host:<name>:claims    hash, device UUID -> "<attempt key> <fence> <unix ms of the last renewal>"
     host:<name>:fences    hash, job UID -> the highest fence that ever claimed on this host
+    wake                  stream, empty entries: a control worker that does not schedule passes a knock on to the one that does
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ LONGEST_COUNTDOWN_S = 900
 """Celery holds a countdown unacknowledged in worker memory: longer ones would be delivered again (visibility timeout)."""
 LONGEST_BACKOFF_S = 3600.0
 LOG_CHUNK_BYTES = 64 * 1024
+BEAT_LIFETIME_S = 3600
+"""Expiry of a heartbeat's key. What is left of it tells its age by one clock for all: Redis's."""
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -85,6 +88,10 @@ def host_queue(host: str) -> str:
 def node_name(host: str) -> str:
     """The Celery node name of a host's agent, the `destination` of commands to it."""
     return f"gpu@{host}"
+
+
+def wake_key() -> str:
+    return f"{KEY_PREFIX}wake"
 
 
 def beat_key(host: str) -> str:

@@ -9,7 +9,8 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -41,6 +42,16 @@ def host_key(host: str) -> bytes:
 def knock(job: Job) -> bool:
     """Wake the scheduler through the front door of the control worker; False if Redis did not take it (its tick will)."""
     return _publish(protocol.CONTROL_QUEUE, job, args=[str(job.uid)], retries=0)
+
+
+def pass_on_knock() -> bool:
+    """Tell the control worker that schedules what another one heard; False if Redis did not take it."""
+    try:
+        client().xadd(protocol.wake_key(), {"w": b""}, maxlen=4, approximate=False)
+    except (redis.RedisError, OSError) as exc:
+        log.warning("Redis took no knock: %s", exc, extra={"action": "publish"})
+        return False
+    return True
 
 
 def offer(job: Job, spec: Spec, host: str) -> bool:
@@ -88,38 +99,93 @@ def stop(attempt: Attempt, *, job_uid: str, kill_grace_s: float) -> bool:
     return True
 
 
-def acknowledge(host: str, acks: Iterable[Ack]) -> None:
-    """Tell a host what is stored here. Raises redis.RedisError: the caller keeps its reports and says it again."""
+def acknowledge(host: str, acks: Iterable[Ack], *, logs: Sequence[bytes] = (), reports: Sequence[bytes] = ()) -> None:
+    """Tell a host what is stored here, and delete the stream entries that said it.
+
+    Raises redis.RedisError: the entries are still there then, and will be stored and acknowledged again.
+    """
     pipe = client().pipeline(transaction=False)
     for ack in acks:
         pipe.xadd(
             protocol.acks_key(host), {"e": protocol.seal(Kind.ACK, host, ack.body(), host_key(host))}, maxlen=ACKS_KEPT, approximate=True
         )
+    if logs:
+        pipe.xdel(protocol.logs_key(host), *logs)
+    if reports:
+        pipe.xdel(protocol.reports_key(host), *reports)
     pipe.execute()
 
 
-def beats(hosts: Iterable[str]) -> dict[str, Beat]:
-    """The last heartbeat of each of these hosts that has one with a good seal; raises redis.RedisError."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A heartbeat and the seconds since Redis got it."""
+
+    beat: Beat
+    age_s: float
+
+
+def heard(hosts: Iterable[str]) -> dict[str, Heard]:
+    """The last heartbeat of each of these hosts that has one with a good seal; raises redis.RedisError.
+
+    The age comes from Redis, so that a host whose clock is wrong is neither lost nor kept.
+    """
     names = list(hosts)
-    texts: list[Any] = client().mget([protocol.beat_key(name) for name in names]) if names else []
+    if not names:
+        return {}
+    pipe = client().pipeline(transaction=False)
+    pipe.mget([protocol.beat_key(name) for name in names])
+    for name in names:
+        pipe.pttl(protocol.beat_key(name))
+    texts, *left_ms = pipe.execute()
     found = {}
-    for name, text in zip(names, texts, strict=True):
-        if text and (beat := _read_beat(name, text)):
-            found[name] = beat
+    for name, text, left in zip(names, texts, left_ms, strict=True):
+        if text and left > 0 and (beat := _read_beat(name, text)):
+            found[name] = Heard(beat, max(0.0, protocol.BEAT_LIFETIME_S - left / 1000))
     return found
 
 
+_LAST_BEATS: dict[str, tuple[bytes, Beat | None]] = {}
+"""The last text of each host and what it says: a heartbeat is read many times before the next one comes."""
+
+
 def _read_beat(host: str, text: bytes) -> Beat | None:
+    last = _LAST_BEATS.get(host)
+    if last and last[0] == text:
+        return last[1]
+    beat = None
     try:
-        return Beat.read(protocol.unseal(Kind.BEAT, host, text, [host_key(host)]))
+        beat = Beat.read(protocol.unseal(Kind.BEAT, host, text, [host_key(host)]))
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:
         log.warning("heartbeat of %s dropped: %s", host, exc, extra={"action": "beat_dropped"})
-        return None
+    _LAST_BEATS[host] = (text, beat)
+    return beat
 
 
 def report_keys(host: str) -> tuple[str, str]:
     """The streams that a host writes: (log chunks, reports). Read the first before the second: logs come before ends."""
     return protocol.logs_key(host), protocol.reports_key(host)
+
+
+def read_streams(keys: Sequence[bytes], *, count: int, block_ms: int | None) -> dict[bytes, list[tuple[bytes, dict[bytes, bytes]]]]:
+    """The oldest entries of these streams, from their beginning: what is taken in is deleted. Raises redis.RedisError."""
+    answer: Any = client().xread(dict.fromkeys(keys, b"0"), count=count, block=block_ms)
+    if isinstance(answer, dict):  # RESP3: key -> [entries]
+        return {key: entries[0] for key, entries in answer.items()}
+    return {key: entries for key, entries in answer or []}
+
+
+def forget_knocks(entries: Sequence[bytes]) -> None:
+    client().xdel(protocol.wake_key(), *entries)
+
+
+def waiting_reports(host: str) -> int:
+    """Reports that nobody has taken yet; raises redis.RedisError."""
+    return int(client().xlen(protocol.reports_key(host)))
+
+
+def unseal_chunk(host: str, fields: Mapping[bytes, bytes]) -> protocol.LogChunk:
+    """The log chunk in a stream entry; raises BadEnvelope."""
+    return protocol.unseal_chunk(host, fields, [host_key(host)])
 
 
 def unseal_report(host: str, fields: Mapping[bytes, bytes]) -> protocol.Started | protocol.Ended | protocol.Refused:

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from gpuworker import protocol
-from gpuworker.protocol import Ended, EndReason, Refused, Started
-from jobs import hostlink
+from gpuworker.protocol import Ended, Refused, Started
+from jobs import hostlink, settlement
 from jobs.models import Attempt, Dispatch, Job, JobEvent, User
-from jobs.states import WAITING, JobState, Outcome, WaitReason
+from jobs.settlement import moment
+from jobs.states import ACTIVE, WAITING, JobState, WaitReason, may_follow
 
 log = logging.getLogger(__name__)
-
-FAULT_BUDGET = 5
-"""Starts that the infrastructure may spoil before the job is held for a person to look at."""
-FAULT_DELAY_S = 5.0
 
 on_wake: list[Callable[[], None]] = []
 """Called after a commit that may let a job start; the scheduler of this process adds its own."""
@@ -49,7 +47,7 @@ def submit(owner: User, fields: Mapping[str, Any], *, after: Collection[Job] = (
 def edit(job: Job, changes: Mapping[str, Any], *, after: Collection[Job] | None = None, actor: User) -> bool:
     """Change a job that has not started; False if it has."""
     with transaction.atomic():
-        if Job.objects.filter(pk=job.pk, state__in=WAITING, attempts__isnull=True).update(**changes) != 1:
+        if Job.objects.filter(pk=job.pk, state__in=WAITING, attempts__isnull=True).update(**(changes or {"name": F("name")})) != 1:
             return False
         if after is not None:
             job.after.set(after)
@@ -92,6 +90,7 @@ def cancel(job: Job, *, actor: User) -> bool:
     """End a job: at once where it waits, else by stopping its attempt. False if it is over; True again where it is stopping."""
     name = actor.get_username()
     with transaction.atomic():
+        _locked(job.pk)
         if _end(job.pk, WAITING, JobState.CANCELLED, f"Cancelled by {name}.", actor=actor):
             _wake_on_commit(job)
             return True
@@ -202,6 +201,15 @@ def renew_offer(attempt: Attempt, *, now: datetime) -> bool:
     return True
 
 
+def end_stopped(job_id: int) -> bool:
+    """stopping -> cancelled, for a job that has no open attempt; False if it has one, or is not stopping."""
+    with transaction.atomic():
+        _locked(job_id)
+        if Attempt.objects.filter(job_id=job_id, outcome="").exists():
+            return False
+        return _end(job_id, {JobState.STOPPING}, JobState.CANCELLED, "Cancelled; nothing of it was left to end.")
+
+
 def give_up_dependents(job_id: int, parent: Job) -> bool:
     """A queued job whose parent failed or was cancelled is cancelled too, with the reason."""
     reason = f"#{parent.pk} {parent.name}, which it waits for, {'failed' if parent.state == JobState.FAILED else 'was cancelled'}."
@@ -217,8 +225,9 @@ def started(report: Started, *, host: str) -> bool:
     if attempt is None or attempt.started_at is not None:
         return False
     devices = [{"uuid": d.uuid, "index": d.index} for d in report.devices]
-    at = _moment(report.started_at)
+    at = moment(report.started_at)
     with transaction.atomic():
+        _locked(attempt.job_id)
         mine = Attempt.objects.filter(pk=attempt.pk, outcome="", started_at=None)
         if mine.update(started_at=at, devices=devices, boot_id=report.boot_id, pid=report.pid, start_ticks=report.start_ticks) != 1:
             return False
@@ -250,6 +259,7 @@ def refused(report: Refused, *, host: str) -> bool:
 def withdraw(attempt: Attempt, reason: str) -> bool:
     """Take back a dispatch that provably never started; the attempt number is used again."""
     with transaction.atomic():
+        _locked(attempt.job_id)
         if not Attempt.objects.filter(pk=attempt.pk, outcome="", started_at=None).delete()[0]:
             return False
         Dispatch.objects.filter(pk=attempt.fence).update(refusal=reason[:1000])
@@ -265,132 +275,34 @@ def ended(report: Ended, *, host: str) -> bool:
     attempt = _open_attempt(report.job, report.attempt, report.fence, host)
     if attempt is None:
         return False
-    outcome, at = outcome_of(report), _moment(report.ended_at)
     with transaction.atomic():
+        job = _locked(attempt.job_id)  # before the attempt, as everywhere: a cancel that runs now comes before or after, never between
         closed = Attempt.objects.filter(pk=attempt.pk, outcome="").update(
-            outcome=outcome,
+            outcome=settlement.outcome_of(report),
             exit_code=report.exit_code,
             signal=report.signal,
             oom_detected=report.oom_detected,
             message=report.message,
             log_bytes=report.log_bytes,
-            started_at=attempt.started_at or (_moment(report.started_at) if report.started_at else None),
-            ended_at=at,
+            started_at=attempt.started_at or (moment(report.started_at) if report.started_at else None),
+            ended_at=moment(report.ended_at),
             devices=[{"uuid": d.uuid, "index": d.index} for d in report.devices] or attempt.devices,
         )
         if closed != 1:
             return False
-        _settle(attempt, report, outcome, at)
+        to = settlement.settle(job, report, now=timezone.now())
+        old = {JobState(job.state)} & ACTIVE
+        _move(job.pk, old, to.state, to.event, to.message, attempt=attempt.number, data=to.data, **to.fields)
         _wake_on_commit()
     return True
 
 
-def outcome_of(report: Ended) -> Outcome:
-    if report.reason is EndReason.EXITED:
-        return Outcome.COMPLETED if report.exit_code == 0 else Outcome.FAILED
-    return Outcome(report.reason.value)
-
-
-_FAULTS = frozenset({Outcome.HOST_LOST, Outcome.EXIT_LOST})
-
-
-def _settle(attempt: Attempt, report: Ended, outcome: Outcome, at: datetime) -> None:
-    """Decide what becomes of a job whose attempt has just been closed. Runs inside that transaction."""
-    job = Job.objects.get(pk=attempt.job_id)
-    said = describe_end(report, attempt.number)
-    result: dict[str, Any] = {"exit_code": report.exit_code, "oom_detected": report.oom_detected}
-    number = attempt.number
-    if job.started_at is None and report.started_at:
-        result["started_at"] = _moment(report.started_at)
-    if outcome is Outcome.COMPLETED:
-        _end(job.pk, _OPEN, JobState.COMPLETED, said, attempt=number, at=at, **result)
-    elif job.cancel_requested_at or outcome is Outcome.CANCELLED:
-        _end(job.pk, _OPEN, JobState.CANCELLED, said, attempt=number, at=at, **result)
-    elif outcome in _FAULTS or not report.own_fault:
-        _settle_fault(job, said, number, result)
-    else:
-        delay_s = protocol.retry_in_s(
-            report,
-            max_retries=job.max_retries,
-            retries_spent=job.retries_spent,
-            retry_delay_s=job.retry_delay_s,
-            retry_on_oom=job.retry_on_oom,
-        )
-        if delay_s is None:
-            _end(job.pk, _OPEN, JobState.FAILED, said, attempt=number, at=at, **result)
-        else:
-            _retry(job, said, number, delay_s, result)
-
-
-def _retry(job: Job, said: str, number: int, delay_s: float, result: dict[str, Any]) -> None:
-    spent = job.retries_spent + 1
-    not_before = timezone.now() + timedelta(seconds=delay_s)
-    _move(
-        job.pk,
-        _OPEN,
-        JobState.QUEUED,
-        "retry_scheduled",
-        f"{said} Retry {spent} of {job.max_retries} in {delay_s:.0f} s.",
-        attempt=number,
-        data={"delay_s": round(delay_s, 1), "retry": spent, "max_retries": job.max_retries},
-        not_before=not_before,
-        retries_spent=spent,
-        next_attempt=number + 1,
-        wait_code=WaitReason.BACKOFF,
-        wait_message=f"Retry {spent} of {job.max_retries} in {delay_s:.0f} s, after attempt {number} ended.",
-        **result,
-    )
-
-
-def _settle_fault(job: Job, said: str, number: int, result: dict[str, Any]) -> None:
-    """No fault of the job: it starts again without spending a retry, until the infrastructure budget is used up."""
-    faults = job.faults + 1
-    if faults > FAULT_BUDGET:
-        why = f"Held after {faults} starts that the infrastructure spoiled; the last one: {said}"
-        held: dict[str, Any] = {"wait_code": WaitReason.HELD, "wait_message": why}
-        _move(job.pk, _OPEN, JobState.HELD, "held", why, attempt=number, faults=faults, next_attempt=number + 1, **held, **result)
-        return
-    delay_s = protocol.backoff_s(FAULT_DELAY_S, faults - 1, seed=f"{job.uid}.{number}")
-    message = f"{said} Requeued without spending a retry."
-    not_before = timezone.now() + timedelta(seconds=delay_s)
-    _move(
-        job.pk,
-        _OPEN,
-        JobState.QUEUED,
-        "requeued",
-        message,
-        attempt=number,
-        faults=faults,
-        next_attempt=number + 1,
-        not_before=not_before,
-        **result,
-    )
-
-
-def describe_end(report: Ended, number: int) -> str:
-    """How an attempt ended, as a sentence."""
-    oom = " after running out of GPU memory" if report.oom_detected else ""
-    detail = f": {report.message.rstrip('.')}" if report.message else ""
-    if report.reason is EndReason.EXITED and report.signal:
-        return f"Attempt {number} was killed by signal {report.signal}{oom}."
-    if report.reason is EndReason.EXITED:
-        probably = f" (probably signal {report.exit_code - 128})" if report.exit_code and 128 < report.exit_code < 160 else ""
-        return f"Attempt {number} {'completed' if report.exit_code == 0 else f'failed with exit code {report.exit_code}{probably}{oom}'}."
-    return f"Attempt {number} {_ENDINGS[report.reason]}{detail}."
-
-
-_ENDINGS = {
-    EndReason.CANCELLED: "was cancelled",
-    EndReason.TIMED_OUT: "reached its time limit and was ended",
-    EndReason.LAUNCH_FAILED: "could not be launched",
-    EndReason.EXIT_LOST: "ended, but its exit code is lost",
-    EndReason.HOST_LOST: "was lost with its host",
-}
-
-
 # --- the one way to change a state --------------------------------------------------------------------------------------
 
-_OPEN = frozenset({JobState.STARTING, JobState.RUNNING, JobState.STOPPING})
+
+def _locked(job_id: int) -> Job:
+    """The job as it is now, kept so until the transaction ends (SQLite has but one writer at a time anyway)."""
+    return Job.objects.select_for_update().get(pk=job_id)
 
 
 def _move(
@@ -406,8 +318,11 @@ def _move(
     **fields: Any,
 ) -> bool:
     """Compare-and-set a job's state and add the event that tells it; False if the job is in none of the old states."""
+    old = list(old)
+    if wrong := [state for state in old if not may_follow(state, new)]:
+        raise ValueError(f"a job never goes from {', '.join(wrong)} to {new}")
     with transaction.atomic():
-        if Job.objects.filter(pk=job_id, state__in=list(old)).update(state=new, **fields) != 1:
+        if Job.objects.filter(pk=job_id, state__in=old).update(state=new, **fields) != 1:
             return False
         _event(job_id, kind, message, actor=actor, attempt=attempt, data=data)
     log.info("%s", message, extra={"action": kind, "job_id": job_id, "attempt": attempt})
@@ -430,20 +345,21 @@ def _open_attempt(job_uid: str, number: int, fence: int, host: str) -> Attempt |
     return Attempt.objects.filter(job__uid=job_uid, number=number, fence=fence, host=host, outcome="").first()
 
 
+def wake() -> None:
+    """Tell the scheduler of this process, if it has one, that something may start."""
+    for call in on_wake:
+        call()
+
+
 def _wake_on_commit(job: Job | None = None) -> None:
     """After the commit: wake the scheduler, here if it lives in this process, else through its front door."""
 
-    def wake() -> None:
-        for call in on_wake:
-            call()
+    def told() -> None:
+        wake()
         if job is not None and not on_wake:
             hostlink.knock(job)
 
-    transaction.on_commit(wake, robust=True)
-
-
-def _moment(unix_s: float) -> datetime:
-    return datetime.fromtimestamp(unix_s, UTC)
+    transaction.on_commit(told, robust=True)
 
 
 def _named(devices: list[dict[str, Any]]) -> str:

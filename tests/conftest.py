@@ -15,11 +15,15 @@ _HOME = tempfile.mkdtemp(prefix="at-tests-")
 for _name in [n for n in os.environ if n.startswith("AUTOTRAINER_") or n in ("DATABASE_URL", "EMAIL_URL")]:
     del os.environ[_name]
 os.environ["AUTOTRAINER_HOME"] = _HOME
+os.environ["DJANGO_SETTINGS_MODULE"] = "autotrainer_site.settings"  # as an option of pytest it would be read before this file
 
+import django  # noqa: E402
 import pytest  # noqa: E402
 import redis  # noqa: E402
 
 from tests.waiting import wait_until  # noqa: E402
+
+django.setup()
 
 
 def missing(what: str) -> None:

@@ -1,0 +1,194 @@
+"""The control worker's own threads: who leads, who starts, and what hosts report."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from celery import bootsteps
+from django.db import DatabaseError, connections
+from django.utils import timezone
+
+from jobs import dispatch, hostlink, lifecycle
+from jobs.dispatch import Explanation
+from jobs.hosts import Watch
+from jobs.ingest import Ingest
+from jobs.leader import Deposed, Leadership
+from jobs.reconcile import EVERY_S as RECONCILE_EVERY_S
+from jobs.reconcile import Reconciler
+
+log = logging.getLogger(__name__)
+
+TICK_S = 5.0
+"""A pass happens at least this often, whatever wake-up was missed."""
+LOOK_EVERY_S = 1.0
+EXPLAIN_EVERY_S = 0.5
+EXPLAIN_AFTER_S = 0.05
+"""After a wake-up: often the next one follows at once, and starting comes first."""
+EXPLAIN_SHARE = 0.05
+"""Of the scheduler's time, what telling why may take: with a long queue it happens less often."""
+LONGEST_PAUSE_S = 5.0
+
+
+class Loop(threading.Thread):
+    """Calls `turn` until it is stopped. A failure is logged, its database connections are given up, and it goes on later."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.stopping = threading.Event()
+
+    def turn(self) -> None:
+        raise NotImplementedError
+
+    def run(self) -> None:
+        pause_s = 0.0
+        try:
+            while not self.stopping.wait(pause_s):
+                pause_s = self._guarded_turn(pause_s)
+        finally:
+            connections.close_all()
+
+    def _guarded_turn(self, pause_s: float) -> float:
+        """Seconds to wait before the next turn: 0, or longer after each failure."""
+        try:
+            self.turn()
+        except Deposed:
+            return 1.0
+        except Exception:
+            log.exception("%s failed and goes on", self.name, extra={"action": "thread_failed"})
+            connections.close_all()
+            return min(LONGEST_PAUSE_S, max(0.2, 2 * pause_s))
+        return 0.0
+
+
+class Keeper(Loop):
+    """Keeps the lease, looks at the hosts, reconciles."""
+
+    def __init__(self, leadership: Leadership, scheduler: Scheduler) -> None:
+        super().__init__("leader")
+        self._leadership, self._scheduler = leadership, scheduler
+        self._watch = Watch(writing=leadership.writing)
+        self._reconciler = Reconciler()
+        self._led = False
+        self._reconciled = float("-inf")
+
+    def turn(self) -> None:
+        led, self._led = self._led, self._leadership.keep()
+        if self._led:
+            if self._watch.look(timezone.now()) or not led:
+                self._scheduler.wake()
+            if time.monotonic() - self._reconciled >= RECONCILE_EVERY_S:
+                self._reconciled = time.monotonic()
+                self._reconciler.round(timezone.now())
+        self.stopping.wait(LOOK_EVERY_S)
+
+
+class Scheduler(Loop):
+    """Places jobs whenever something happened, and explains the rest when there is time."""
+
+    def __init__(self, leadership: Leadership) -> None:
+        super().__init__("scheduler")
+        self._leadership = leadership
+        self._woken = threading.Event()
+        self._unexplained = True
+        self._explain_at = 0.0
+        self._next_moment = float("inf")
+
+    def wake(self) -> None:
+        """Something happened that may let a job start. Many at once are one."""
+        self._woken.set()
+
+    def knocked(self) -> None:
+        """Wake the scheduler that leads, here or elsewhere."""
+        if self._leadership.held:
+            self.wake()
+        else:
+            hostlink.pass_on_knock()
+
+    def turn(self) -> None:
+        woken = self._woken.wait(self._rest_s())
+        self._woken.clear()
+        if not self._leadership.held:
+            self.stopping.wait(0.1)
+            return
+        self._place()
+        now = time.monotonic()
+        if woken and not self._unexplained:
+            self._unexplained, self._explain_at = True, max(self._explain_at, now + EXPLAIN_AFTER_S)
+        elif now >= self._explain_at:
+            self._explain()
+
+    def _rest_s(self) -> float:
+        now = time.monotonic()
+        return max(0.0, min(TICK_S, self._next_moment - now, self._explain_at - now if self._unexplained else TICK_S))
+
+    def _place(self) -> None:
+        dispatch.place(timezone.now(), writing=self._leadership.writing)
+
+    def _explain(self) -> None:
+        began = time.monotonic()
+        explanation = Explanation(timezone.now(), writing=self._leadership.writing)
+        for _ in explanation.steps():
+            if self._woken.is_set():
+                self._woken.clear()
+                self._place()
+        now = time.monotonic()
+        self._unexplained = False
+        self._explain_at = now + max(EXPLAIN_EVERY_S, (now - began) / EXPLAIN_SHARE)
+        self._next_moment = now + explanation.next_in_s if explanation.next_in_s is not None else float("inf")
+
+
+class IngestLoop(Loop):
+    """Takes in what hosts report, where this process leads."""
+
+    def __init__(self, leadership: Leadership, scheduler: Scheduler) -> None:
+        super().__init__("ingest")
+        self._leadership = leadership
+        self._ingest = Ingest(on_knock=scheduler.wake)
+
+    def turn(self) -> None:
+        if self._leadership.held:
+            self._ingest.turn()
+        else:
+            self.stopping.wait(0.2)
+
+
+class ControlThreads(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts and stops the threads with the worker (not with its broker connection, which comes and goes)."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._leadership = Leadership()
+        self._loops: list[Loop] = []
+
+    def start(self, worker: Any) -> None:
+        scheduler = Scheduler(self._leadership)
+        lifecycle.on_wake.append(scheduler.knocked)
+        self._loops = [Keeper(self._leadership, scheduler), scheduler, IngestLoop(self._leadership, scheduler)]
+        for loop in self._loops:
+            loop.start()
+
+    def stop(self, worker: Any) -> None:
+        """Let another control worker lead at once; trainings go on."""
+        loops, self._loops = self._loops, []
+        for loop in loops:
+            loop.stopping.set()
+        for loop in loops:
+            loop.join(timeout=3)
+        lifecycle.on_wake.clear()
+        if loops:
+            self._resign()
+
+    def _resign(self) -> None:
+        try:
+            self._leadership.resign()
+        except DatabaseError as exc:
+            log.warning("the lease runs out by itself: %s", exc, extra={"action": "leader_resigned"})
+        connections.close_all()
+
+    def terminate(self, worker: Any) -> None:
+        self.stop(worker)

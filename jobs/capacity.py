@@ -1,0 +1,239 @@
+"""Hosts and devices as they are now: rows for what an operator or a dispatch decided, heartbeats for everything else.
+
+Used by the scheduler, the API and the pages alike, so that nobody sees another truth than the one that places jobs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import redis
+from django.conf import settings
+from django.utils import timezone
+
+from gpuworker.protocol import Beat, DeviceReading
+from jobs import hostlink
+from jobs.hostlink import Heard
+from jobs.models import Attempt, Device, Host
+from jobs.scheduling import words
+from jobs.scheduling.inventory import DeviceView, HostView
+from jobs.states import DeviceState, HostState
+
+__all__ = ["DeviceView", "HostView", "hosts_now", "lab_zone", "stale_after_s"]
+
+log = logging.getLogger(__name__)
+
+LEFTOVER_AFTER_S = 10.0
+"""A heartbeat this much later than an attempt's end that still shows it running means that it did not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """What is known at this instant; `beats` is None where Redis does not answer."""
+
+    now: datetime
+    beats: Mapping[str, Heard] | None
+    holders: Mapping[str, _Holder]
+    slots: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Whose attempt has a device."""
+
+    job: int
+    job_name: str
+    owner: str
+
+
+def lab_zone() -> ZoneInfo:
+    """The zone of times in sentences."""
+    return ZoneInfo(settings.TIME_ZONE)
+
+
+def stale_after_s() -> float:
+    """Silence after which a host gets nothing new: three heartbeats."""
+    return 3 * float(settings.AUTOTRAINER.heartbeat_s)
+
+
+def hosts_now(*, now: datetime | None = None, beats: Mapping[str, Heard] | None = None) -> list[HostView]:
+    """All hosts in the order of their names. Without Redis: the rows only, every device unknown, nothing accepts."""
+    hosts = list(Host.objects.order_by("name"))
+    rows: dict[str, list[Device]] = defaultdict(list)
+    for device in Device.objects.select_related("host").order_by("index", "uuid"):
+        rows[device.host.name].append(device)
+    beats = _heard([host.name for host in hosts]) if beats is None else beats
+    holders, slots = _open_attempts(beats or {})
+    instant = _Now(now or timezone.now(), beats, holders, slots)
+    return [_host_view(host, rows[host.name], instant) for host in hosts]
+
+
+def _heard(names: list[str]) -> dict[str, Heard] | None:
+    try:
+        return hostlink.heard(names)
+    except (redis.RedisError, OSError) as exc:
+        log.warning("no heartbeats to be had: %s", exc, extra={"action": "beats"})
+        return None
+
+
+# --- who holds what -----------------------------------------------------------------------------------------------------
+
+_HELD_BY = ("host", "devices", "job_id", "job__name", "job__owner__username")
+
+
+def _open_attempts(beats: Mapping[str, Heard]) -> tuple[dict[str, _Holder], dict[str, int]]:
+    """Device UUID -> holder, and host -> used job slots, of all open attempts and of ended ones whose processes still run."""
+    holders: dict[str, _Holder] = {}
+    slots: dict[str, int] = defaultdict(int)
+    open_fences = set()
+    for fence, host, devices, *holder in Attempt.objects.filter(outcome="").values_list("fence", *_HELD_BY):
+        open_fences.add(fence)
+        slots[host] += 1
+        holders.update((d["uuid"], _Holder(*holder)) for d in devices)
+    for host, devices, *holder in _leftovers(beats, open_fences):
+        slots[host] += 1
+        for device in devices:
+            holders.setdefault(device["uuid"], _Holder(*holder))
+    return holders, slots
+
+
+def _leftovers(beats: Mapping[str, Heard], open_fences: set[int]) -> list[tuple[str, list[dict[str, str]], int, str, str]]:
+    """Attempts that are over in the database and run on according to their host, such as those of a host declared lost."""
+    suspects = {
+        attempt.fence: (host, heard.beat.at)
+        for host, heard in beats.items()
+        for attempt in heard.beat.attempts
+        if attempt.running and attempt.fence not in open_fences
+    }
+    if not suspects:
+        return []
+    ended = Attempt.objects.filter(fence__in=suspects).exclude(outcome="").values_list("fence", "ended_at", *_HELD_BY)
+    return [
+        (host, devices, job, name, owner)
+        for fence, ended_at, host, devices, job, name, owner in ended
+        if suspects[fence][0] == host and ended_at and suspects[fence][1] > ended_at.timestamp() + LEFTOVER_AFTER_S
+    ]
+
+
+# --- one host -----------------------------------------------------------------------------------------------------------
+
+
+def _host_view(host: Host, rows: list[Device], instant: _Now) -> HostView:
+    heard = instant.beats.get(host.name) if instant.beats else None
+    beat = heard.beat if heard else None
+    used = instant.slots.get(host.name, 0)
+    view = HostView(
+        name=host.name,
+        state=HostState(host.state) if instant.beats is None else _state(host, heard, used),
+        reason="",
+        last_seen_at=instant.now - timedelta(seconds=heard.age_s) if heard else host.last_seen_at,
+        agent_version=beat.agent_version if beat else host.agent_version,
+        device_count=0,
+        device_source=beat.device_source if beat else host.device_source,
+        device_error=beat.device_error if beat else host.device_error,
+        disk_free_bytes=beat.disk_free_bytes if beat else None,
+        job_slots=beat.job_slots if beat else host.job_slots,
+        used_slots=used,
+        devices=(),
+        stale=heard is None or heard.age_s > stale_after_s(),
+        inventory_known=host.inventory_known or bool(beat and not beat.device_error),
+    )
+    devices = tuple(sorted(_devices(view, host, rows, beat, instant.holders), key=lambda d: (d.index, d.uuid)))
+    return replace(view, devices=devices, device_count=len(devices), reason=_reason(host, view, instant.now))
+
+
+def _state(host: Host, heard: Heard | None, used: int) -> HostState:
+    if heard is None or heard.age_s > settings.AUTOTRAINER.host_lost_s:
+        return HostState.LOST if host.state == HostState.LOST else HostState.UNREACHABLE
+    if host.drain:
+        return HostState.DRAINING if used else HostState.DRAINED
+    return HostState.UP
+
+
+def _reason(host: Host, view: HostView, now: datetime) -> str:
+    """Why a host is not up, as the rest of a sentence about it."""
+    if view.state in (HostState.DRAINED, HostState.DRAINING):
+        by = f" by {host.drain_reason}" if host.drain_reason else ""
+        return f"is {'' if view.state is HostState.DRAINED else 'being '}drained{by}"
+    if view.state is HostState.UP and not view.stale:
+        return f"cannot read its GPUs: {view.device_error}" if view.device_error else ""
+    return words.away(view, now=now, zone=lab_zone()).removeprefix(f"{host.name} ")
+
+
+def _devices(view: HostView, host: Host, rows: list[Device], beat: Beat | None, holders: Mapping[str, _Holder]) -> Iterable[DeviceView]:
+    by_uuid = {row.uuid: row for row in rows}
+    if beat is None or beat.device_error:
+        for row in rows:
+            if row.present:
+                detail = f"cannot be read: {beat.device_error}" if beat else "is unknown: its host is silent"
+                yield _device_view(view, host, row, row, holders.get(row.uuid), detail)
+        return
+    for reading in beat.devices:
+        detail = f"cannot be read: {reading.error}" if reading.error else "is unknown: its host is silent" if view.stale else ""
+        yield _device_view(view, host, reading, by_uuid.get(reading.uuid), holders.get(reading.uuid), detail)
+
+
+def _device_view(
+    view: HostView, host: Host, source: DeviceReading | Device, row: Device | None, holder: _Holder | None, unknown: str
+) -> DeviceView:
+    reading = source if isinstance(source, DeviceReading) else None
+    drained = host.drain or bool(row and row.drain)
+    drained_by = (row.drain_reason if row and row.drain else "") or host.drain_reason
+    state = _device_state(reading, holder, drained, unknown)
+    device = DeviceView(
+        uuid=source.uuid,
+        index=source.index,
+        host=view.name,
+        name=source.name,
+        memory_total_mib=source.memory_total_mib,
+        memory_used_mib=reading.memory_used_mib if reading else None,
+        utilization_pct=reading.utilization_pct if reading else None,
+        temperature_c=reading.temperature_c if reading else None,
+        power_w=reading.power_w if reading else None,
+        power_limit_w=reading.power_limit_w if reading else None,
+        state=state,
+        reason="",
+        job=holder.job if holder else None,
+        job_name=holder.job_name if holder else "",
+        job_owner=holder.owner if holder else "",
+        processes=reading.processes if reading else (),
+        simulated=source.simulated,
+        free_memory_mib=_free_memory(reading),
+        allocatable=source.allocatable,
+        updated_at=view.last_seen_at if reading else row.updated_at if row else None,
+        stale=view.stale,
+        drained=drained,
+        detail=unknown if state is DeviceState.UNKNOWN else drained_by if drained else "",
+    )
+    return replace(device, reason=_sentence(device))
+
+
+def _device_state(reading: DeviceReading | None, holder: _Holder | None, drained: bool, unknown: str) -> DeviceState:
+    if holder:
+        return DeviceState.CLAIMED
+    if unknown or reading is None:
+        return DeviceState.UNKNOWN
+    if drained:
+        return DeviceState.DRAINED
+    return DeviceState.BUSY_EXTERNAL if reading.in_use_outside else DeviceState.FREE
+
+
+def _free_memory(reading: DeviceReading | None) -> int | None:
+    """Total less what processes outside the queue hold, in MiB; None where any of it is unknown."""
+    if reading is None or reading.memory_total_mib is None:
+        return None
+    outside = [p.memory_mib for p in reading.processes if not p.ours]
+    known = [mib for mib in outside if mib is not None]
+    return max(0, reading.memory_total_mib - sum(known)) if len(known) == len(outside) else None
+
+
+def _sentence(device: DeviceView) -> str:
+    if device.state is DeviceState.FREE and device.allocatable:
+        return ""
+    text = words.holding(device)
+    return f"{text[0].upper()}{text[1:]}."

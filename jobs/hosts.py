@@ -1,0 +1,114 @@
+"""Writes down what heartbeats tell about hosts and devices: on change, and once a minute. Live values stay in Redis."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+
+from gpuworker.protocol import Beat, DeviceReading
+from jobs import capacity, hostlink
+from jobs.capacity import HostView
+from jobs.hostlink import Heard
+from jobs.models import Device, Host
+from jobs.states import DeviceState
+
+log = logging.getLogger(__name__)
+
+REFRESH = timedelta(seconds=60)
+
+
+class Watch:
+    """The leader's look at all hosts, once a second."""
+
+    def __init__(self, *, writing: Callable[[], AbstractContextManager[None]] = transaction.atomic) -> None:
+        self._writing = writing
+        self._free: frozenset[str] = frozenset()
+        self._twice: set[str] = set()
+
+    def look(self, now: datetime) -> bool:
+        """Bring the rows up to date; True if something may start that could not a moment ago. Raises redis.RedisError."""
+        rows = {host.name: host for host in Host.objects.all()}
+        heard = hostlink.heard(rows)
+        views = capacity.hosts_now(now=now, beats=heard)
+        for view in views:
+            if view.name in rows:
+                self._record(rows[view.name], view, heard.get(view.name), now)
+        return self._more_is_free(views)
+
+    def _more_is_free(self, views: Iterable[HostView]) -> bool:
+        open_hosts = [v for v in views if v.accepts]
+        free = frozenset([d.uuid for v in open_hosts for d in v.devices if d.state is DeviceState.FREE] + [v.name for v in open_hosts])
+        more, self._free = not free <= self._free, free
+        return more
+
+    def _record(self, host: Host, view: HostView, heard: Heard | None, now: datetime) -> None:
+        changes = _host_changes(host, view, heard)
+        seen_again = heard and (host.last_seen_at is None or (view.last_seen_at and view.last_seen_at - host.last_seen_at > REFRESH))
+        devices = self._device_changes(host, heard.beat, now) if heard and not heard.beat.device_error else []
+        if not changes and not seen_again and not devices:
+            return
+        with self._writing():
+            Host.objects.filter(pk=host.pk).update(**changes, last_seen_at=view.last_seen_at)
+            for write in devices:
+                write()
+        if "state" in changes:
+            log.info("%s is %s%s", host.name, view.state, f": it {view.reason}" if view.reason else "", extra={"action": "host_state"})
+
+    def _device_changes(self, host: Host, beat: Beat, now: datetime) -> list[Callable[[], Any]]:
+        """The writes that bring the device rows in line with a heartbeat. A UUID that another host still shows stays there."""
+        known = {row.uuid: row for row in Device.objects.filter(uuid__in=[d.uuid for d in beat.devices]).select_related("host")}
+        writes: list[Callable[[], Any]] = []
+        for reading in beat.devices:
+            row, told = known.get(reading.uuid), _told(reading)
+            if row is None:
+                writes.append(partial(Device.objects.create, host=host, updated_at=now, **told))
+            elif row.host_id != host.pk and row.present:
+                self._tell_twice(row, host)
+            elif (
+                row.host_id != host.pk or now - row.updated_at > REFRESH or any(getattr(row, name) != value for name, value in told.items())
+            ):
+                writes.append(partial(Device.objects.filter(pk=row.pk).update, host=host, updated_at=now, **told))
+        gone = Device.objects.filter(host=host, present=True).exclude(uuid__in=[d.uuid for d in beat.devices])
+        if gone.exists():
+            writes.append(partial(gone.update, present=False, updated_at=now))
+        return writes
+
+    def _tell_twice(self, row: Device, host: Host) -> None:
+        if row.uuid not in self._twice:
+            self._twice.add(row.uuid)
+            log.warning("%s and %s both show device %s", row.host.name, host.name, row.uuid, extra={"action": "device_twice"})
+
+
+def _host_changes(host: Host, view: HostView, heard: Heard | None) -> dict[str, Any]:
+    told: dict[str, Any] = {"state": view.state, "reason": view.reason[:500]}
+    if heard:
+        told |= {
+            "boot_id": heard.beat.boot_id,
+            "agent_version": heard.beat.agent_version,
+            "device_source": heard.beat.device_source,
+            "device_error": heard.beat.device_error[:500],
+            "job_slots": heard.beat.job_slots,
+            "inventory_known": view.inventory_known,
+        }
+        if not heard.beat.device_error:
+            told["device_count"] = len(heard.beat.devices)
+    return {name: value for name, value in told.items() if getattr(host, name) != value}
+
+
+def _told(reading: DeviceReading) -> dict[str, Any]:
+    return {
+        "uuid": reading.uuid,
+        "index": reading.index,
+        "name": reading.name[:128],
+        "memory_total_mib": reading.memory_total_mib,
+        "parent": reading.parent,
+        "allocatable": reading.allocatable,
+        "simulated": reading.simulated,
+        "present": True,
+    }

@@ -1,0 +1,168 @@
+"""Takes in what hosts report: log chunks into the stored logs, reports into jobs.lifecycle.
+
+Hosts repeat everything until it is acknowledged, and an acknowledgement goes out only after the commit, in one go with
+the deletion of the entries. So each step may fail or happen twice: logs skip what they have, lifecycle closes an attempt
+once, and a host that hears nothing says it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from django.core.exceptions import ValidationError
+from django.db import DataError
+
+from gpuworker import protocol
+from gpuworker.protocol import Ack, BadEnvelope, BadMessage, Ended, Kind, LogChunk, Refused, Started
+from jobs import drains, hostlink, lifecycle, logs
+from jobs.models import Attempt, Host
+
+log = logging.getLogger(__name__)
+
+Entry = tuple[bytes, dict[bytes, bytes]]
+
+ENTRIES = 64
+"""Entries of one stream that are taken at a time."""
+BLOCK_MS = 1000
+HOSTS_EVERY_S = 2.0
+DRAIN_S = 2.0
+"""How long an Ended report waits at most for the log that lies before it."""
+KNOWN_ATTEMPTS = 4096
+
+_POISON = (BadEnvelope, BadMessage, ValueError, OverflowError, ValidationError, DataError)
+"""What an entry raises that will never be any better: it is logged and deleted, or the next ones would wait for ever."""
+
+
+class Ingest:
+    """Reads the streams of all hosts. One thread of the leader calls `turn` for ever."""
+
+    def __init__(self, on_knock: Callable[[], None] = lambda: None) -> None:
+        self._on_knock = on_knock
+        self._hosts: dict[bytes, str] = {}
+        """Stream key -> host."""
+        self._hosts_at = -HOSTS_EVERY_S
+        self._known: dict[tuple[str, int, int], int] = {}
+
+    def turn(self, block_ms: int = BLOCK_MS) -> int:
+        """Wait for entries and take them in; how many there were. Raises redis.RedisError, DatabaseError, OSError."""
+        self._look_for_hosts()
+        read = hostlink.read_streams([protocol.wake_key().encode(), *self._hosts], count=ENTRIES, block_ms=block_ms)
+        if knocks := read.pop(protocol.wake_key().encode(), []):
+            hostlink.forget_knocks([entry for entry, _ in knocks])
+            self._on_knock()
+        failed: OSError | None = None
+        for host in sorted({self._hosts[key] for key in read}):
+            logs_key, reports_key = (key.encode() for key in hostlink.report_keys(host))
+            try:
+                self._take_logs(host, read.get(logs_key, []))
+            except OSError as exc:  # a full disk must not keep the reports waiting
+                failed = exc
+            self._take_reports(host, read.get(reports_key, []))
+        if failed:
+            raise failed
+        return sum(map(len, read.values()))
+
+    def _look_for_hosts(self) -> None:
+        if time.monotonic() - self._hosts_at >= HOSTS_EVERY_S:
+            names = Host.objects.values_list("name", flat=True)
+            self._hosts = {key.encode(): name for name in names for key in hostlink.report_keys(name)}
+            self._hosts_at = time.monotonic()
+
+    # --- logs -----------------------------------------------------------------------------------------------------------
+
+    def _take_logs(self, host: str, entries: Iterable[Entry]) -> None:
+        acks: dict[tuple[str, int, int], Ack] = {}
+        done: list[bytes] = []
+        try:
+            for entry, fields in entries:
+                if ack := self._take_chunk(host, fields):
+                    acks[ack.job, ack.attempt, ack.fence] = ack
+                done.append(entry)
+        finally:
+            if done:
+                hostlink.acknowledge(host, acks.values(), logs=done)
+
+    def _take_chunk(self, host: str, fields: dict[bytes, bytes]) -> Ack | None:
+        try:
+            chunk = hostlink.unseal_chunk(host, fields)
+            job_id = self._job_of(host, chunk)
+        except _POISON as exc:
+            log.warning("log chunk of %s dropped: %s", host, exc, extra={"action": "chunk_dropped"})
+            return None
+        if job_id is None:
+            log.warning("log chunk of %s dropped: no attempt %s.%d", host, chunk.job, chunk.attempt, extra={"action": "chunk_dropped"})
+            stored = chunk.offset + len(chunk.data)  # nobody wants it: it must not come again
+        else:
+            stored = logs.append(job_id, chunk.attempt, chunk.offset, chunk.data)
+        return Ack(job=chunk.job, attempt=chunk.attempt, fence=chunk.fence, what=Kind.LOG, offset=stored)
+
+    def _job_of(self, host: str, chunk: LogChunk) -> int | None:
+        """The number of the job whose attempt this host may write about, open or not."""
+        key = (chunk.job, chunk.attempt, chunk.fence)
+        if key not in self._known:
+            attempt = Attempt.objects.filter(fence=chunk.fence, number=chunk.attempt, host=host, job__uid=chunk.job).first()
+            if attempt is None:
+                return None
+            if len(self._known) >= KNOWN_ATTEMPTS:
+                self._known.clear()
+            self._known[key] = attempt.job_id
+        return self._known[key]
+
+    # --- reports --------------------------------------------------------------------------------------------------------
+
+    def _take_reports(self, host: str, entries: Iterable[Entry]) -> None:
+        acks: list[Ack] = []
+        done: list[bytes] = []
+        try:
+            for entry, fields in entries:
+                try:
+                    acks.append(self._take_report(host, fields))
+                except _POISON as exc:
+                    log.warning("report of %s dropped: %s", host, exc, extra={"action": "report_dropped"})
+                done.append(entry)
+        finally:
+            if done:
+                hostlink.acknowledge(host, acks, reports=done)
+
+    def _take_report(self, host: str, fields: dict[bytes, bytes]) -> Ack:
+        report = hostlink.unseal_report(host, fields)
+        if isinstance(report, Started):
+            lifecycle.started(report, host=host)
+            what = Kind.STARTED
+        elif isinstance(report, Refused):
+            lifecycle.refused(dataclasses.replace(report, message=_text(report.message)), host=host)
+            what = Kind.REFUSED
+        else:
+            self._take_end(host, dataclasses.replace(report, message=_text(report.message)))
+            what = Kind.ENDED
+        return Ack(job=report.job, attempt=report.attempt, fence=report.fence, what=what)
+
+    def _take_end(self, host: str, report: Ended) -> None:
+        attempt = Attempt.objects.filter(job__uid=report.job, number=report.attempt, fence=report.fence, host=host).first()
+        if attempt is None or attempt.outcome:
+            return  # said before
+        self._drain_log(host, attempt, report)
+        if lifecycle.ended(report, host=host) and report.unclean:
+            drains.drain_unclean(host, {uuid: _text(why) for uuid, why in report.unclean.items()}, job_id=attempt.job_id)
+
+    def _drain_log(self, host: str, attempt: Attempt, report: Ended) -> None:
+        """Take in what lies in the log stream before the job is seen to be over. The rest comes later, as hosts repeat it."""
+        key = hostlink.report_keys(host)[0].encode()
+        until = time.monotonic() + DRAIN_S
+        while logs.size(attempt.job_id, attempt.number) < report.log_bytes and time.monotonic() < until:
+            entries = hostlink.read_streams([key], count=ENTRIES, block_ms=None).get(key, [])
+            if not entries:
+                return
+            try:
+                self._take_logs(host, entries)
+            except OSError as exc:
+                log.error("the log of %s cannot be stored: %s", attempt, exc, extra={"action": "log_failed", "job_id": attempt.job_id})
+                return
+
+
+def _text(told: str) -> str:
+    """What a database column takes: no NUL, not without end."""
+    return told.replace("\0", "\ufffd")[:4000]

@@ -1,0 +1,76 @@
+"""What placement and pages see of hosts and devices at one instant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from gpuworker.protocol import ProcessReading
+from jobs.states import DeviceState, HostState
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """A device and who has it. A reading that is None is unknown, which never counts as little or as free."""
+
+    uuid: str
+    index: int
+    host: str
+    name: str
+    memory_total_mib: int | None
+    memory_used_mib: int | None
+    utilization_pct: float | None
+    temperature_c: float | None
+    power_w: float | None
+    power_limit_w: float | None
+    state: DeviceState
+    reason: str
+    """A sentence: who holds it, why it is drained, why it is unknown. Empty when it is free."""
+    job: int | None
+    job_name: str
+    job_owner: str
+    processes: tuple[ProcessReading, ...]
+    simulated: bool
+    free_memory_mib: int | None
+    """What processes outside the queue leave; None: unknown."""
+    allocatable: bool
+    updated_at: datetime | None
+    stale: bool
+    drained: bool = False
+    """An operator, or a job that left it unclean, took it out of use; a job that runs on it goes on."""
+    detail: str = ""
+    """What `drained` or `unknown` comes from, as the tail of a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """A host with all devices that it has told."""
+
+    name: str
+    state: HostState
+    reason: str
+    last_seen_at: datetime | None
+    agent_version: str
+    device_count: int
+    device_source: str
+    device_error: str
+    disk_free_bytes: int | None
+    job_slots: int
+    used_slots: int
+    devices: tuple[DeviceView, ...]
+    stale: bool = False
+    """Silent for a few heartbeats: it gets nothing new, though it does not count as unreachable yet."""
+    inventory_known: bool = True
+
+    @property
+    def free_devices(self) -> tuple[DeviceView, ...]:
+        return tuple(d for d in self.devices if d.state is DeviceState.FREE and d.allocatable)
+
+    @property
+    def free_slots(self) -> int:
+        return max(0, self.job_slots - self.used_slots)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether anything new may start here."""
+        return self.state is HostState.UP and not self.stale

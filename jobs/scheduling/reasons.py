@@ -1,0 +1,123 @@
+"""Why a job waits, as a code and a sentence with the numbers, hosts, devices, jobs and people in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+
+from jobs.scheduling import words
+from jobs.scheduling.inventory import HostView
+from jobs.scheduling.placement import Request, Waiting
+from jobs.states import JobState, WaitReason
+
+MOST_HOSTS = 4
+"""Hosts that a sentence tells about one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    code: WaitReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A job that another one waits for."""
+
+    id: int
+    name: str
+    state: str
+
+
+def backoff(not_before: datetime, *, retry: int, max_retries: int, attempt: int, now: datetime, zone: tzinfo) -> Reason:
+    """A failed job waits for its next attempt; `retry` 0 means that the last one was no fault of the job."""
+    when = words.moment(not_before, now=now, zone=zone)
+    if not retry:
+        return Reason(WaitReason.BACKOFF, f"Attempt {attempt} starts {when}: the one before was ended by no fault of the job.")
+    return Reason(WaitReason.BACKOFF, f"Retry {retry} of {max_retries} starts {when}; attempt {attempt - 1} failed.")
+
+
+def begin_time(begin_at: datetime, *, now: datetime, zone: tzinfo) -> Reason:
+    return Reason(WaitReason.BEGIN_TIME, f"Begins {words.moment(begin_at, now=now, zone=zone)}, as its owner asked.")
+
+
+def dependency(parents: Sequence[Parent]) -> Reason:
+    """Waits for parents that have not completed yet."""
+    told = [f"#{p.id} {p.name}, which is {p.state if p.state != JobState.STOPPING else 'being stopped'}" for p in parents]
+    return Reason(WaitReason.DEPENDENCY, f"Waits for {words.listed(told, separator='; ')}.")
+
+
+def behind(first: Waiting, job: Waiting) -> Reason:
+    """Somebody else who waits at the same places goes first."""
+    why = f"priority {first.priority}, this job has {job.priority}" if first.priority != job.priority else "submitted earlier"
+    of = f" of {first.owner}" if first.owner else ""
+    return Reason(WaitReason.PRIORITY, f"#{first.id}{of} goes first ({why}); it {_needs(first.request, 'needs')}.")
+
+
+def no_room(request: Request, hosts: Sequence[HostView], *, now: datetime, zone: tzinfo) -> Reason:
+    """Nothing free suits a job: it never will (NeverFits), its hosts are away (HostDown), or all is in use (Resources)."""
+    allowed = [h for h in hosts if request.allows(h.name)]
+    if not allowed:
+        return Reason(WaitReason.HOST_DOWN, _nobody(request))
+    capable = [h for h in allowed if _capable(request, h)]
+    unknown = [h for h in allowed if not h.inventory_known]
+    if not capable and not unknown:
+        return Reason(WaitReason.NEVER_FITS, _never(request, allowed))
+    there = [h for h in capable if h.accepts]
+    if not there:
+        away = words.listed([_away(h, now=now, zone=zone) for h in capable or unknown], separator="; ", most=MOST_HOSTS)
+        return Reason(WaitReason.HOST_DOWN, f"No host can take it now: {away}.")
+    there.sort(key=lambda h: (-_free(request, h), h.name))
+    told = words.listed([_in_use(request, h) for h in there], separator="; ", most=MOST_HOSTS)
+    return Reason(WaitReason.RESOURCES, f"{_needs(request, 'Needs')}; {told}.")
+
+
+def _needs(request: Request, verb: str) -> str:
+    if not request.min_gpus:
+        return f"{verb} a job slot"
+    memory = f" with {words.size(request.gpu_memory_mib)} free" if request.gpu_memory_mib else ""
+    return f"{verb} {words.plural(request.min_gpus, 'GPU')}{memory}"
+
+
+def _capable(request: Request, host: HostView) -> bool:
+    return not request.min_gpus or (host.inventory_known and _fitting(request, host) >= request.min_gpus)
+
+
+def _fitting(request: Request, host: HostView) -> int:
+    """Devices that would do if they were empty."""
+    return sum(d.allocatable and request.would_suit(d) for d in host.devices)
+
+
+def _free(request: Request, host: HostView) -> int:
+    return sum(map(request.suits, host.free_devices))
+
+
+def _in_use(request: Request, host: HostView) -> str:
+    if not host.free_slots:
+        return f"{host.name} runs {words.plural(host.used_slots, 'job')}, as many as it may"
+    if not request.min_gpus:
+        return f"{host.name} has {words.plural(host.free_slots, 'job slot')} free"
+    suiting = {d.uuid for d in host.free_devices if request.suits(d)}
+    countable = [d for d in host.devices if d.allocatable]
+    taken = words.devices(d for d in countable if d.uuid not in suiting)
+    return f"{host.name} has {len(suiting)} of {len(countable)}{f': {taken}' if taken else ''}"
+
+
+def _away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
+    if host.accepts:  # up, but its devices are not known
+        return f"{host.name} cannot read its GPUs{f' ({host.device_error})' if host.device_error else ' yet'}"
+    return words.away(host, now=now, zone=zone)
+
+
+def _nobody(request: Request) -> str:
+    if not request.hosts:
+        return "No host has joined yet."
+    return f"It may only run on {words.listed(request.hosts, separator=' or ')}, and no host of that name has joined."
+
+
+def _never(request: Request, allowed: Sequence[HostView]) -> str:
+    best = max(allowed, key=lambda h: (_fitting(request, h), len(h.devices)))
+    memory = f" of at least {words.size(request.gpu_memory_mib)}" if request.gpu_memory_mib else ""
+    among = "the only host that it may use" if len(allowed) == 1 else f"the best of {len(allowed)} hosts"
+    return f"Needs {words.plural(request.min_gpus, 'GPU')}{memory} on one host; {among}, {best.name}, has {_fitting(request, best)}."

@@ -1,0 +1,117 @@
+"""Devices, hosts, sizes and moments as parts of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, tzinfo
+from itertools import groupby
+
+from gpuworker.protocol import ProcessReading
+from jobs.scheduling.inventory import DeviceView, HostView
+from jobs.states import DeviceState, HostState
+
+LONGEST_LIST = 6
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def size(mib: int) -> str:
+    """20480 -> `20 GiB`, 20000 -> `19.5 GiB`, 512 -> `512 MiB`."""
+    return f"{mib} MiB" if mib < 1024 else f"{round(mib / 1024, 1):g} GiB"
+
+
+def listed(parts: Sequence[str], *, separator: str = ", ", most: int = LONGEST_LIST) -> str:
+    """`a, b, c`; past `most` parts only their number is told."""
+    if len(parts) <= most + 1:
+        return separator.join(parts)
+    return separator.join([*parts[:most], f"and {len(parts) - most} more"])
+
+
+# --- times --------------------------------------------------------------------------------------------------------------
+
+
+def clock(when: datetime, *, now: datetime, zone: tzinfo) -> str:
+    """`at 14:31`, `tomorrow at 14:31` or `on 2026-03-09 at 14:31`, in the lab's zone; with seconds where it is near."""
+    local, today = when.astimezone(zone), now.astimezone(zone).date()
+    short = local.strftime("%H:%M:%S" if abs(when - now) < timedelta(minutes=10) else "%H:%M")
+    if local.date() == today:
+        return f"at {short}"
+    if local.date() == today + timedelta(days=1):
+        return f"tomorrow at {short}"
+    return f"on {local:%Y-%m-%d} at {short}"
+
+
+def span(seconds: float) -> str:
+    """A duration as coarse as it is long: `40 s`, `5 m`, `3 h 7 m`, `2 d 4 h`. Coarse, so that it rarely changes."""
+    whole = max(0, round(seconds))
+    if whole < 90:
+        return f"{max(10, round(whole / 10) * 10)} s"
+    minutes = round(whole / 60)
+    if minutes < 60:
+        return f"{minutes} m"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} m"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def moment(when: datetime, *, now: datetime, zone: tzinfo) -> str:
+    """`at 14:31, in 3 h 7 m`."""
+    return f"{clock(when, now=now, zone=zone)}, in {span((when - now).total_seconds())}"
+
+
+# --- devices and hosts --------------------------------------------------------------------------------------------------
+
+
+def process(reading: ProcessReading) -> str:
+    """`alice's python (pid 4711)`."""
+    program = reading.command.split(" ", 1)[0].rsplit("/", 1)[-1] or "process"
+    return f"{reading.user}'s {program} (pid {reading.pid})" if reading.user else f"{program} (pid {reading.pid})"
+
+
+def holding(device: DeviceView, *, many: bool = False) -> str:
+    """What a device that is not to be had does, as the rest of a sentence about it (or about `many` alike)."""
+    be = "are" if many else "is"
+    match device.state:
+        case DeviceState.CLAIMED:
+            return f"{'run' if many else 'runs'} #{device.job} of {device.job_owner}"
+        case DeviceState.BUSY_EXTERNAL:
+            outside = [process(p) for p in device.processes if not p.ours]
+            by = f" by {listed(outside, most=2)}" if outside else ""
+            return f"{be} used{by} outside the queue"
+        case DeviceState.DRAINED:
+            return f"{be} drained by {device.detail}" if device.detail else f"{be} drained"
+        case DeviceState.UNKNOWN:
+            return device.detail or "cannot be read"
+    if not device.allocatable:
+        return f"{be} cut into MIG slices"
+    if device.free_memory_mib is None:
+        return f"{'have' if many else 'has'} unknown free memory"
+    return f"{'have' if many else 'has'} {size(device.free_memory_mib)} free"
+
+
+def devices(those: Iterable[DeviceView]) -> str:
+    """`GPU 0 runs #412 of lin, GPU 1 and 2 are drained by admin`: like ones together, in index order."""
+    ordered = sorted(those, key=lambda d: (holding(d), d.index))
+    groups = [list(group) for _, group in groupby(ordered, key=holding)]
+    groups.sort(key=lambda g: g[0].index)
+    return listed([f"GPU {_indices(g)} {holding(g[0], many=len(g) > 1)}" for g in groups])
+
+
+def _indices(group: list[DeviceView]) -> str:
+    told = [str(d.index) for d in group]
+    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+
+
+def away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
+    """Why a host takes nothing new: `gpu-a has not been heard from since 14:31`."""
+    if host.state in (HostState.DRAINED, HostState.DRAINING):
+        return f"{host.name} {host.reason or 'is drained'}"
+    if host.state is HostState.LOST:
+        return f"{host.name} was declared lost"
+    if host.last_seen_at is None:
+        return f"{host.name} has not been heard from yet"
+    at = clock(host.last_seen_at, now=now, zone=zone).removeprefix("at ")
+    return f"{host.name} has not been heard from since {at}"

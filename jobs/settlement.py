@@ -1,0 +1,140 @@
+"""What becomes of a job whose attempt is over: a pure decision, which jobs.lifecycle writes down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+from gpuworker import protocol
+from gpuworker.protocol import Ended, EndReason
+from jobs.states import JobState, Outcome, WaitReason
+
+FAULT_BUDGET = 5
+"""Starts that the infrastructure may spoil before the job is held for a person to look at."""
+FAULT_DELAY_S = 5.0
+
+_FAULTS = frozenset({Outcome.HOST_LOST, Outcome.EXIT_LOST})
+
+
+class SettledJob(Protocol):
+    """What the decision needs to know about the job."""
+
+    uid: UUID
+    max_retries: int
+    retries_spent: int
+    retry_delay_s: float
+    retry_on_oom: bool
+    faults: int
+    cancel_requested_at: datetime | None
+    started_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """The job's next state, the event that tells it, and the columns that change with it."""
+
+    state: JobState
+    event: str
+    message: str
+    fields: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def outcome_of(report: Ended) -> Outcome:
+    if report.reason is EndReason.EXITED:
+        return Outcome.COMPLETED if report.exit_code == 0 else Outcome.FAILED
+    return Outcome(report.reason.value)
+
+
+def settle(job: SettledJob, report: Ended, *, now: datetime) -> Settlement:
+    """Exit 0 completes, even where a cancel came too late; else a retry while the budget lasts, else the failure is final."""
+    outcome = outcome_of(report)
+    if outcome is Outcome.COMPLETED:
+        return _final(JobState.COMPLETED, job, report)
+    if job.cancel_requested_at or outcome is Outcome.CANCELLED:
+        return _final(JobState.CANCELLED, job, report)
+    if outcome in _FAULTS or not report.own_fault:
+        return _fault(job, report, now)
+    delay_s = protocol.retry_in_s(
+        report,
+        max_retries=job.max_retries,
+        retries_spent=job.retries_spent,
+        retry_delay_s=job.retry_delay_s,
+        retry_on_oom=job.retry_on_oom,
+    )
+    return _final(JobState.FAILED, job, report) if delay_s is None else _retry(job, report, delay_s, now)
+
+
+def _final(state: JobState, job: SettledJob, report: Ended) -> Settlement:
+    ending = {"ended_at": moment(report.ended_at), "wait_code": "", "wait_message": "", "not_before": None}
+    return Settlement(state=state, event=state.value, message=describe_end(report), fields=ending | _result(job, report))
+
+
+def _retry(job: SettledJob, report: Ended, delay_s: float, now: datetime) -> Settlement:
+    spent = job.retries_spent + 1
+    return Settlement(
+        state=JobState.QUEUED,
+        event="retry_scheduled",
+        message=f"{describe_end(report)} Retry {spent} of {job.max_retries} in {delay_s:.0f} s.",
+        data={"delay_s": round(delay_s, 1), "retry": spent, "max_retries": job.max_retries},
+        fields={
+            "not_before": now + timedelta(seconds=delay_s),
+            "retries_spent": spent,
+            "next_attempt": report.attempt + 1,
+            "wait_code": WaitReason.BACKOFF,
+            "wait_message": f"Retry {spent} of {job.max_retries} in {delay_s:.0f} s, after attempt {report.attempt} ended.",
+        }
+        | _result(job, report),
+    )
+
+
+def _fault(job: SettledJob, report: Ended, now: datetime) -> Settlement:
+    """No fault of the job: it starts again without spending a retry, until the infrastructure budget is used up."""
+    faults = job.faults + 1
+    fields: dict[str, Any] = {"faults": faults, "next_attempt": report.attempt + 1} | _result(job, report)
+    if faults > FAULT_BUDGET:
+        why = f"Held after {faults} starts that the infrastructure spoiled; the last one: {describe_end(report)}"
+        fields |= {"wait_code": WaitReason.HELD, "wait_message": why}
+        return Settlement(state=JobState.HELD, event="held", message=why, fields=fields)
+    delay_s = protocol.backoff_s(FAULT_DELAY_S, faults - 1, seed=f"{job.uid}.{report.attempt}")
+    fields |= {"not_before": now + timedelta(seconds=delay_s), "wait_code": WaitReason.BACKOFF}
+    message = f"{describe_end(report)} Requeued without spending a retry."
+    return Settlement(state=JobState.QUEUED, event="requeued", message=message, fields=fields | {"wait_message": message})
+
+
+def _result(job: SettledJob, report: Ended) -> dict[str, Any]:
+    result: dict[str, Any] = {"exit_code": report.exit_code, "oom_detected": report.oom_detected}
+    if job.started_at is None and report.started_at:
+        result["started_at"] = moment(report.started_at)
+    return result
+
+
+def moment(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, UTC)
+
+
+# --- words --------------------------------------------------------------------------------------------------------------
+
+
+def describe_end(report: Ended) -> str:
+    """How an attempt ended, as a sentence."""
+    number = report.attempt
+    oom = " after running out of GPU memory" if report.oom_detected else ""
+    detail = f": {report.message.rstrip('.')}" if report.message else ""
+    if report.reason is EndReason.EXITED and report.signal:
+        return f"Attempt {number} was killed by signal {report.signal}{oom}."
+    if report.reason is EndReason.EXITED:
+        probably = f" (probably signal {report.exit_code - 128})" if report.exit_code and 128 < report.exit_code < 160 else ""
+        return f"Attempt {number} {'completed' if report.exit_code == 0 else f'failed with exit code {report.exit_code}{probably}{oom}'}."
+    return f"Attempt {number} {_ENDINGS[report.reason]}{detail}."
+
+
+_ENDINGS = {
+    EndReason.CANCELLED: "was cancelled",
+    EndReason.TIMED_OUT: "reached its time limit and was ended",
+    EndReason.LAUNCH_FAILED: "could not be launched",
+    EndReason.EXIT_LOST: "ended, but its exit code is lost",
+    EndReason.HOST_LOST: "was lost with its host",
+}

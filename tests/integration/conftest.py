@@ -1,0 +1,65 @@
+"""The control plane on the test database and a real Redis, and hosts that are a few lines of test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kombu import pools
+
+from autotrainer_site.celery import app
+from gpuworker.settings import celery_url
+from jobs import hostlink, lifecycle
+from jobs.models import Host, Job, User
+from tests.integration.fakehost import FakeHost
+
+
+@pytest.fixture
+def broker(redis_url: str, settings: Any) -> Iterator[str]:
+    """Celery and the control plane's own Redis client on the session's Redis, emptied."""
+    settings.REDIS_URL = redis_url
+    hostlink.client.cache_clear()
+    app.conf.broker_url = celery_url(redis_url)
+    app._pool = app.amqp._producer_pool = None
+    yield redis_url
+    pools.reset()
+    app._pool = app.amqp._producer_pool = None
+    hostlink.client().close()
+    hostlink.client.cache_clear()
+
+
+@pytest.fixture
+def ada(transactional_db: None) -> User:
+    return User.objects.create_user("ada", password="of the engine")
+
+
+@pytest.fixture
+def host(ada: User, broker: str) -> Iterator[FakeHost]:
+    """One host, gpu-a, with two free devices of 24 GiB, heard just now."""
+    Host.objects.create(name="gpu-a")
+    fake = FakeHost(broker, "gpu-a")
+    fake.beat()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def submit(ada: User, host: FakeHost) -> Callable[..., Job]:
+    """Submit a job as ada: one GPU, unless the fields say otherwise."""
+
+    def submit(owner: User = ada, *, after: tuple[Job, ...] = (), hold: bool = False, **fields: Any) -> Job:
+        given = {"name": "train", "command": "python train.py", "working_dir": "/data"} | fields
+        given.setdefault("max_gpus", max(1, given.get("min_gpus", 1)))
+        return lifecycle.submit(owner, given, after=after, hold=hold)
+
+    return submit
+
+
+@pytest.fixture
+def woken() -> Iterator[list[int]]:
+    """Grows with each wake-up of the scheduler of this process."""
+    calls: list[int] = []
+    lifecycle.on_wake.append(lambda: calls.append(1))
+    yield calls
+    lifecycle.on_wake.clear()
