@@ -89,14 +89,14 @@ class _GuardedChannel(redis_transport.Channel):
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
-            return super()._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except _UNREADABLE as exc:
             _dropped("a queue", f"it cannot be read ({exc!r:.200})")
             raise Empty from exc  # the event loop's word for "nothing came"
 
     def _receive_one(self, c: Any) -> Any:
         try:
-            return super()._receive_one(c)
+            return super()._receive_one(c)  # type: ignore[no-untyped-call]
         except _UNREADABLE as exc:
             _dropped("a broadcast", f"it cannot be read ({exc!r:.200})")
             raise Empty from exc
@@ -111,7 +111,7 @@ class GuardedTransport(redis_transport.Transport):
         if why := no_message(message):
             _dropped(queue, why)
         else:
-            super()._deliver(message, queue)
+            super()._deliver(message, queue)  # type: ignore[no-untyped-call]
 
 
 def _dropped(where: str, why: str) -> None:
@@ -145,7 +145,7 @@ def no_task(headers: Mapping[str, Any], body: object, known: Collection[str]) ->
     return "its body is not (args, kwargs, nothing else)"
 
 
-class GuardTasks(bootsteps.StartStopStep):
+class GuardTasks(bootsteps.StartStopStep):  # type: ignore[misc]
     """Stands before Celery's own task handler: drops what is no task of ours, and outlives what it raises."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)

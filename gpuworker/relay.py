@@ -225,6 +225,10 @@ class Relay:
             self._tails[tail.key] = tail
         self._some.set()
 
+    def has(self, key: str) -> bool:
+        with self._lock:
+            return key in self._tails
+
     def drop(self, tail: Tail) -> None:
         """Nothing of it will ever be relayed: it never started."""
         with self._lock:

@@ -78,7 +78,8 @@ class Reporter:
                 self._add(one)
 
     def _add(self, owed: _Owed) -> None:
-        owed.entry = self._link.client.xadd(self._key, {"e": owed.sealed})
+        entry: Any = self._link.client.xadd(self._key, {"e": owed.sealed})
+        owed.entry = entry
 
 
 class AckReader:
@@ -87,7 +88,7 @@ class AckReader:
     def __init__(self, link: Link, heard: Callable[[Ack], None]) -> None:
         self._link, self._heard = link, heard
         self._key = protocol.acks_key(link.host)
-        self._last: bytes | str | None = None
+        self._last: Any = None
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -112,7 +113,7 @@ class AckReader:
         client = self._link.client
         if self._last is None:
             newest: Any = client.xrevrange(self._key, count=1)
-            self._last = newest[0][0] if newest else "0-0"
+            self._last = newest[0][0] if newest else b"0-0"
         answer: Any = client.xread({self._key: self._last}, count=500, block=ACKS_BLOCK_MS)
         for _, entries in answer or ():
             for entry, fields in entries:

@@ -1,0 +1,159 @@
+"""The host agent: all parts put together, and the threads that keep them going.
+
+Nothing of it runs on Celery's event loop, which stands still while the broker is away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+
+import redis
+
+from gpuworker import protocol
+from gpuworker.attempts import attempts_folder
+from gpuworker.claims.store import ClaimStore
+from gpuworker.commands import Stops
+from gpuworker.devices import make_backend, sim_dir
+from gpuworker.inventory import Inventory
+from gpuworker.launcher import Launcher
+from gpuworker.link import connect
+from gpuworker.protocol import Beat, Kind
+from gpuworker.recovery import LOOK_EVERY_S, Publish, Recovery
+from gpuworker.relay import Relay
+from gpuworker.reports import AckReader, Reporter
+from gpuworker.roster import Roster
+from gpuworker.runner import JOB_SLOTS, Runner
+from gpuworker.settings import BadSetting, Settings, host_key
+from gpuworker.shim import processes
+from gpuworker.watch import Parts
+
+log = logging.getLogger(__name__)
+
+AGENT_VERSION = "0.1.0"
+REPEAT_EVERY_S = 5.0
+PRUNE_EVERY_S = 3600.0
+LOCK_PATIENCE_S = 10.0
+"""An agent that is leaving needs a moment; the next one waits for it."""
+
+
+class Agent:
+    """One per host and home. Raises BadSetting where it cannot work with the settings it is given."""
+
+    def __init__(self, config: Settings, publish: Publish) -> None:
+        self.settings = config
+        self.link = connect(config.redis_url, host=config.host, key=host_key(config))
+        backend = make_backend(config)
+        folder = attempts_folder(config)
+        roster = Roster(folder)
+        self._inventory = Inventory(backend, config)
+        self._relay = Relay(self.link, lambda tail: self._recovery.handed_over(tail))
+        claims = ClaimStore(self.link.client, config.host)
+        self._parts = Parts(self._inventory, claims, Reporter(self.link), self._relay, roster)
+        self._launcher = Launcher(
+            config, lock_folder=backend.lock_folder, sim_dir=sim_dir(config) if backend.source == "simulated" else None
+        )
+        self.runner = Runner(self._parts, self._launcher, folder)
+        self._recovery = Recovery(config, self._parts, self.runner, publish)
+        self._acks = AckReader(self.link, self._recovery.acknowledged)
+        self.stops = Stops(config.host_home / "nonces", self.link, self.runner)
+        self._stopped = threading.Event()
+        self._lock = -1
+
+    def start(self) -> None:
+        """Take over what is there before the first heartbeat says what is there, and before the first message comes."""
+        self._lock = _only_one(self.settings)
+        self._inventory.set_ours(self._parts.roster.is_ours)
+        self._inventory.set_trainings(self._parts.roster.trainings)
+        self._launcher.start()
+        self._inventory.start()
+        self._acks.start()
+        self._relay.start()
+        self._recovery.take_over()
+        for name, every_s, chore in (
+            ("heartbeat", self.settings.heartbeat_s, self._beat),
+            ("repeat", REPEAT_EVERY_S, self._repeat),
+            ("recovery", LOOK_EVERY_S, self._recovery.take_over),
+            ("prune", PRUNE_EVERY_S, self._recovery.prune),
+        ):
+            threading.Thread(target=self._forever, args=(name, every_s, chore), name=name, daemon=True).start()
+
+    def leave(self) -> None:
+        """Send all supervising threads away; trainings go on. Safe to call from a signal handler, and twice."""
+        self.runner.watcher.leave()
+
+    def stop(self) -> None:
+        self.leave()
+        self._stopped.set()
+        self._acks.stop()
+        self._relay.stop()
+        self._inventory.stop()
+        self._launcher.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _forever(self, name: str, every_s: float, chore: Callable[[], object]) -> None:
+        away = False
+        while not self._stopped.is_set():
+            try:
+                chore()
+                if away:
+                    log.info("Redis is back", extra={"action": name})
+                away = False
+            except redis.RedisError as exc:
+                if not away:
+                    log.warning("%s: Redis is away: %s", name, exc, extra={"action": name})
+                away = True
+            except Exception:
+                log.exception("%s failed", name, extra={"action": name})
+            self._stopped.wait(every_s)
+
+    def _beat(self) -> None:
+        beat = protocol.seal(Kind.BEAT, self.link.host, self.beat().body(), self.link.key)
+        self.link.client.set(protocol.beat_key(self.link.host), beat, ex=protocol.BEAT_LIFETIME_S)
+        conflicts = self._parts.claims.renew(self._parts.roster.held())
+        for uuid, holder in conflicts.items():
+            log.error("Redis gives %s to %s, but it is in use here by another", uuid, holder, extra={"action": "claim_conflict"})
+
+    def beat(self) -> Beat:
+        snapshot = self._inventory.snapshot()
+        return Beat(
+            host=self.link.host,
+            at=time.time(),
+            boot_id=processes.boot_id(),
+            agent_version=AGENT_VERSION,
+            device_source=self._inventory.backend.source,
+            device_error=snapshot.error,
+            job_slots=JOB_SLOTS,
+            devices=snapshot.devices,
+            attempts=tuple(one.reading() for one in self._parts.roster.everyone()),
+            disk_free_bytes=shutil.disk_usage(self.settings.host_home).free,
+        )
+
+    def _repeat(self) -> None:
+        self.runner.watcher.release_again()
+        self._parts.reporter.repeat()
+
+
+def _only_one(config: Settings) -> int:
+    """The lock of this host's home; raises BadSetting where another agent keeps it."""
+    config.host_home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(config.host_home / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except OSError:
+            if time.monotonic() > deadline:
+                os.close(fd)
+                raise BadSetting(
+                    f"Another agent of host {config.host} runs with AUTOTRAINER_HOME={config.home}. Stop it, or give this one another home."
+                ) from None
+        time.sleep(0.1)

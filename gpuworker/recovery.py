@@ -1,0 +1,181 @@
+"""What an earlier agent left in the attempt directories: taken over at start, looked for again while this one runs.
+
+Each directory says by itself what is to be done with it; nothing here needs Redis or the control plane. A living training
+is supervised at once by a thread of our own. For Flower and Celery's retries, a message with the old task id is put into
+our own queue as well: the task that it becomes waits for that thread's result. Where Redis has lost it, only Flower knows
+less.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gpuworker.attempts import AttemptDir, AttemptState, all_attempts
+from gpuworker.protocol import Ack, BadMessage, Ended, Kind, Refused, Spec
+from gpuworker.roster import Supervised
+from gpuworker.watch import Detached, Parts
+
+if TYPE_CHECKING:
+    from gpuworker.relay import Tail
+    from gpuworker.runner import Runner
+    from gpuworker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 15.0
+KEEP_S = 7 * 24 * 3600.0
+KEEP_REFUSED_S = 3600.0
+"""A refusal must outlive every copy of its spec, which is a minute."""
+
+Publish = Callable[[Spec, str], None]
+"""Puts an attempt's task into this host's own queue again. Best effort."""
+
+
+class Recovery:
+    """`take_over` belongs to one thread at a time; acknowledgements come from another."""
+
+    def __init__(self, config: Settings, parts: Parts, runner: Runner, publish: Publish) -> None:
+        self._settings, self._parts, self._runner, self._publish = config, parts, runner, publish
+        self._settled: set[str] = set()
+
+    def take_over(self) -> None:
+        """Look at every directory that nobody looks after."""
+        present = all_attempts(self._settings)
+        self._settled &= {attempt.key for attempt in present}
+        for attempt in present:
+            if attempt.key in self._settled or self._parts.roster.get(attempt.key):
+                continue
+            try:
+                self._look_at(attempt)
+            except Exception:
+                log.exception("An attempt directory could not be taken over", extra={"action": "adopt", "attempt_key": attempt.key})
+
+    def prune(self) -> None:
+        """Remove directories that the control plane knows all about and that have been kept long enough."""
+        now = time.time()
+        for attempt in all_attempts(self._settings):
+            if attempt.key not in self._settled:
+                continue
+            keep_s = KEEP_REFUSED_S if attempt.acknowledged(Kind.REFUSED) else KEEP_S
+            if attempt.path.stat().st_mtime < now - keep_s:
+                shutil.rmtree(attempt.path, ignore_errors=True)
+
+    # --- acknowledgements -----------------------------------------------------------------------------------------------
+
+    def acknowledged(self, ack: Ack) -> None:
+        """The control plane has stored something: on disk first, so that it is not said again by the next agent."""
+        if ack.what == Kind.LOG:
+            self._parts.relay.acknowledged(ack)
+            return
+        if ack.what not in (Kind.STARTED, Kind.ENDED, Kind.REFUSED):
+            return
+        attempt = self._directory(f"{ack.job}.{ack.attempt}.{ack.fence}")
+        if attempt:
+            attempt.acknowledge(ack.what)
+        self._parts.reporter.acknowledged(f"{ack.job}.{ack.attempt}.{ack.fence}", ack.what)
+        if ack.what == Kind.ENDED:
+            self._parts.roster.leave(f"{ack.job}.{ack.attempt}.{ack.fence}")
+
+    def handed_over(self, tail: Tail) -> None:
+        """All of an ended attempt's log is stored."""
+        attempt = self._directory(tail.key)
+        if attempt:
+            attempt.acknowledge(Kind.LOG)
+
+    def _directory(self, key: str) -> AttemptDir | None:
+        attempt = AttemptDir(self._runner.folder / key)
+        return attempt if attempt.path.is_dir() else None
+
+    # --- one directory --------------------------------------------------------------------------------------------------
+
+    def _look_at(self, attempt: AttemptDir) -> None:
+        if attempt.acknowledged(Kind.ENDED) or attempt.acknowledged(Kind.REFUSED):
+            self._log_only(attempt)
+            return
+        match attempt.state():
+            case AttemptState.REFUSED:
+                self._report_refusal(attempt)
+            case AttemptState.PREPARED:
+                if attempt.refuse("not_launched", "The host's agent was restarted before it launched."):
+                    self._report_refusal(attempt)
+            case _ if attempt.record("ended.json"):
+                self._report_end(attempt)
+            case _:
+                self._adopt(attempt)
+
+    def _log_only(self, attempt: AttemptDir) -> None:
+        """Nothing is owed any more but perhaps the rest of its log."""
+        spec = _spec(attempt)
+        if attempt.acknowledged(Kind.REFUSED) or attempt.acknowledged(Kind.LOG) or spec is None:
+            self._settled.add(attempt.key)
+        elif not self._parts.relay.has(attempt.key):
+            self._runner.relay_ended(attempt, spec)
+
+    def _report_refusal(self, attempt: AttemptDir) -> None:
+        if self._parts.reporter.owes(attempt.key, Kind.REFUSED):
+            return
+        record = attempt.record("refused.json") or {}
+        self._runner.watcher.release(attempt.key)
+        self._parts.reporter.send(
+            Refused(
+                job=attempt.job,
+                attempt=attempt.attempt,
+                fence=attempt.fence,
+                code=str(record.get("code", "")),
+                message=str(record.get("message", "")),
+            )
+        )
+
+    def _report_end(self, attempt: AttemptDir) -> None:
+        one = self._entered(attempt)
+        if one is None:
+            return
+        one.ended, one.tree_empty = Ended.read(attempt.record("ended.json") or {}), True
+        one.over.set()
+        if not attempt.acknowledged(Kind.LOG) and not self._parts.relay.has(attempt.key):
+            one.tail = self._runner.relay_ended(attempt, one.spec)
+        self._runner.watcher.release(attempt.key)
+        self._parts.reporter.send(one.ended)
+
+    def _entered(self, attempt: AttemptDir) -> Supervised | None:
+        spec = _spec(attempt)
+        if spec is None:
+            return None
+        one = Supervised(attempt.key, spec, attempt, taken=tuple(attempt.taken()))
+        return one if self._parts.roster.enter(one) else None
+
+    def _adopt(self, attempt: AttemptDir) -> None:
+        one = self._entered(attempt)
+        if one is None:
+            return
+        spec = one.spec
+        one.shim_pid = int((attempt.record("shim.json") or {}).get("pid", 0))
+        self._runner.relay_log(one, adopted=True)
+        self._runner.owe(one.key)
+        log.info("taken over", extra={"action": "adopt", "job_id": spec.number, "attempt": spec.attempt})
+        threading.Thread(target=self._supervise, args=(one,), name=f"adopted-{spec.number}", daemon=True).start()
+
+    def _supervise(self, one: Supervised) -> None:
+        sealed = (one.attempt.record("spec.json") or {}).get("sealed", "")
+        try:
+            self._publish(one.spec, sealed)
+            self._runner.watcher.watch(one)
+        except Detached:
+            pass
+        except Exception:
+            log.exception("An attempt lost its supervisor; it is taken over again", extra={"action": "adopt", "attempt_key": one.key})
+            self._parts.roster.leave(one.key)
+
+
+def _spec(attempt: AttemptDir) -> Spec | None:
+    """None where it cannot be read: another version's directory is left alone, its devices stay locked as long as it lives."""
+    try:
+        return attempt.spec()
+    except BadMessage as exc:
+        log.error("%s was left by another version: %s", attempt.path, exc, extra={"action": "adopt", "attempt_key": attempt.key})
+        return None

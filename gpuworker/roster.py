@@ -1,0 +1,140 @@
+"""The attempts that this agent looks after: from the claim until the control plane has stored the end."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gpuworker.attempts import AttemptDir, ShimClient, TakenDevice
+from gpuworker.claims.store import Held
+from gpuworker.protocol import AttemptReading, DeviceRef, Ended, Spec
+from gpuworker.relay import Tail
+from gpuworker.shim import processes
+
+_LONGEST_ANCESTRY = 256
+
+
+@dataclass(slots=True, eq=False)
+class Supervised:
+    """One attempt in somebody's care. `spec`, `key` and `attempt` never change; the rest belongs to who supervises it."""
+
+    key: str
+    spec: Spec
+    attempt: AttemptDir
+    taken: tuple[TakenDevice, ...] = ()
+    shim_pid: int = 0
+    client: ShimClient | None = None
+    tail: Tail | None = None
+    stop_grace_s: float | None = None
+    """Somebody asked for its end, with this grace."""
+    tree_empty: bool = False
+    ended: Ended | None = None
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def uuids(self) -> tuple[str, ...]:
+        return tuple(device.uuid for device in self.taken)
+
+    @property
+    def devices(self) -> tuple[DeviceRef, ...]:
+        return tuple(DeviceRef(uuid=device.uuid, index=device.index) for device in self.taken)
+
+    def reading(self) -> AttemptReading:
+        return AttemptReading(
+            job=self.spec.job,
+            attempt=self.spec.attempt,
+            fence=self.spec.fence,
+            running=not self.tree_empty,
+            log_bytes=self.tail.log_bytes if self.tail else 0,
+            oom_detected=self.tail.oom.found if self.tail else False,
+        )
+
+
+class Roster:
+    """Thread-safe. An attempt is on it at most once: who finds it there already has nothing to do."""
+
+    def __init__(self, folder: os.PathLike[str]) -> None:
+        self._folder = folder
+        self._all: dict[str, Supervised] = {}
+        self._lock = threading.Lock()
+
+    def enter(self, one: Supervised) -> bool:
+        with self._lock:
+            return self._all.setdefault(one.key, one) is one
+
+    def leave(self, key: str) -> None:
+        with self._lock:
+            self._all.pop(key, None)
+
+    def get(self, key: str) -> Supervised | None:
+        with self._lock:
+            return self._all.get(key)
+
+    def everyone(self) -> list[Supervised]:
+        with self._lock:
+            return list(self._all.values())
+
+    def living(self) -> list[Supervised]:
+        return [one for one in self.everyone() if not one.tree_empty]
+
+    def held(self) -> list[Held]:
+        """All claims of this host, as far as its attempts know."""
+        return [Held(one.key, one.spec.fence, one.uuids) for one in self.living() if one.uuids]
+
+    # --- what the inventory asks ----------------------------------------------------------------------------------------
+
+    def trainings(self) -> list[tuple[tuple[str, ...], list[int]]]:
+        """The living attempts: their devices and the pids of their processes."""
+        return [(one.uuids, sorted(below(one.shim_pid))) for one in self.living() if one.shim_pid]
+
+    def is_ours(self, pid: int) -> bool:
+        """Whether a process carries the mark of one of this installation's attempts, or descends from one of its shims."""
+        mark = _mark_of(pid)
+        if mark and os.path.isdir(os.path.join(self._folder, mark)):
+            return True
+        shims = {one.shim_pid for one in self.living() if one.shim_pid}
+        return any(parent in shims for parent in _ancestors(pid))
+
+
+def below(pid: int) -> set[int]:
+    """The pids of all descendants. Reads only those: a look at a device comes before each launch and must not take long."""
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
+        children = _children(todo.pop()) - found
+        found |= children
+        todo += children
+    return found
+
+
+def _children(pid: int) -> set[int]:
+    found: set[int] = set()
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found.update(map(int, file.read().split()))
+    except OSError:
+        pass  # It has ended, or the kernel does not tell (CONFIG_PROC_CHILDREN): then the mark has to do.
+    return found
+
+
+def _mark_of(pid: int) -> str:
+    entry = f"{processes.MARK}=".encode()
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            values = (part.removeprefix(entry) for part in file.read().split(b"\0") if part.startswith(entry))
+            mark = next(values, b"").decode(errors="replace")
+    except OSError:
+        return ""
+    return "" if "/" in mark else mark
+
+
+def _ancestors(pid: int) -> Iterable[int]:
+    for _ in range(_LONGEST_ANCESTRY):
+        process = processes.read_process(pid)
+        if process is None or process.parent <= 1:
+            return
+        pid = process.parent
+        yield pid
