@@ -3,8 +3,17 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
+from jobs import health
+
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/", include("jobs.api.urls")),
+    path("healthz", health.healthz),
+    path("readyz", health.readyz),
     path("", include("jobs.web.urls")),
 ]
+
+handler400 = "jobs.api.errors.bad_request"
+handler403 = "jobs.api.errors.permission_denied"
+handler404 = "jobs.api.errors.not_found"
+handler500 = "jobs.api.errors.server_error"

@@ -1,5 +1,32 @@
 from __future__ import annotations
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from jobs.api import auth_views, host_views, job_views, log_views, schema, stream
+
+_action = job_views.JobActionView.as_view
+_host = host_views.HostActionView.as_view
+_device = host_views.DeviceActionView.as_view
+
+urlpatterns = [
+    path("auth/login/", auth_views.LoginView.as_view()),
+    path("auth/logout/", auth_views.LogoutView.as_view()),
+    path("jobs/", job_views.JobsView.as_view()),
+    path("jobs/<int:id>/", job_views.JobView.as_view()),
+    path("jobs/<int:id>/cancel/", _action(action="cancel")),
+    path("jobs/<int:id>/hold/", _action(action="hold")),
+    path("jobs/<int:id>/release/", _action(action="release")),
+    path("jobs/<int:id>/resubmit/", _action(action="resubmit")),
+    path("jobs/<int:id>/events/", job_views.JobEventsView.as_view()),
+    path("jobs/<int:id>/log/", log_views.LogView.as_view()),
+    path("jobs/<int:id>/log/stream/", stream.log_stream),
+    path("hosts/", host_views.HostsView.as_view()),
+    path("hosts/<str:name>/drain/", _host(action="drain")),
+    path("hosts/<str:name>/resume/", _host(action="resume")),
+    path("hosts/<str:name>/lost/", _host(action="lost")),
+    path("devices/", host_views.DevicesView.as_view()),
+    path("devices/<str:uuid>/drain/", _device(action="drain")),
+    path("devices/<str:uuid>/resume/", _device(action="resume")),
+    path("schema/", schema.SchemaView.as_view(), name="schema"),
+    path("docs/", schema.DocsView.as_view(url_name="schema")),
+]

@@ -1,0 +1,61 @@
+"""Who may see and do what: one place for REST, pages and admin.
+
+Whoever is signed in sees the whole queue; what a job runs, and what it prints, only its owner and operators see.
+"""
+
+from __future__ import annotations
+
+import time
+
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
+from django.core.cache import cache
+from django.db.models import QuerySet
+
+from jobs.models import Job, User
+
+LOGINS_PER_MINUTE = 5
+
+HIDDEN_FROM_OTHERS = ("command", "working_dir", "env", "swaps", "artifacts", "notify")
+"""Fields of a job that are null for whoever may not see its details."""
+
+
+def is_operator(user: User | AnonymousUser) -> bool:
+    return isinstance(user, User) and user.is_operator
+
+
+def may_submit(user: User | AnonymousUser) -> bool:
+    return isinstance(user, User) and user.may_submit
+
+
+def sees_all_details(user: User | AnonymousUser) -> bool:
+    return isinstance(user, User) and bool(user.is_operator or settings.AUTOTRAINER.open_lab)
+
+
+def may_see_details(user: User | AnonymousUser, job: Job) -> bool:
+    """The command, the environment, the log, the events."""
+    return isinstance(user, User) and (job.owner_id == user.pk or sees_all_details(user))
+
+
+def may_change(user: User | AnonymousUser, job: Job) -> bool:
+    """Edit, cancel, hold, release. Details that an open lab shows are still not to be touched."""
+    return isinstance(user, User) and (user.is_operator or (job.owner_id == user.pk and user.may_submit))
+
+
+def visible_jobs(user: User | AnonymousUser) -> QuerySet[Job]:
+    """The whole queue for everyone who is signed in, nothing for anybody else."""
+    return Job.objects.all() if isinstance(user, User) else Job.objects.none()
+
+
+def login_wait_s(address: str, username: str) -> float:
+    """0 where this address may try this user name now (the try is counted), else the seconds until it may.
+
+    Counted in this process only: the web server is one process.
+    """
+    key = f"login-tries {address} {username.casefold()[:150]}".encode("unicode_escape").hex()[:240]
+    now = time.time()
+    tries = [at for at in cache.get(key, []) if at > now - 60]
+    if len(tries) >= LOGINS_PER_MINUTE:
+        return float(max(1.0, tries[0] + 60 - now))
+    cache.set(key, [*tries, now], 60)
+    return 0.0

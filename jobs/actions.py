@@ -1,0 +1,55 @@
+"""What people do to a job by one word: the same buttons in REST, pages and admin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.core.exceptions import PermissionDenied
+
+from jobs import access, lifecycle
+from jobs.models import Job, User
+from jobs.states import TERMINAL, JobState
+
+ACTIONS = ("cancel", "hold", "release", "resubmit")
+
+_POSSIBLE: dict[str, frozenset[JobState]] = {
+    "cancel": frozenset(set(JobState) - TERMINAL),
+    "hold": frozenset({JobState.QUEUED}),
+    "release": frozenset({JobState.HELD}),
+    "resubmit": frozenset(JobState),
+}
+_ONLY = {
+    "cancel": "a job that is over cannot be cancelled",
+    "hold": "only queued jobs can be held",
+    "release": "only held jobs can be released",
+}
+_CHANGES: dict[str, Callable[..., bool]] = {"cancel": lifecycle.cancel, "hold": lifecycle.hold, "release": lifecycle.release}
+
+
+class ActionRefused(Exception):
+    """The job's present state does not allow it; the text is a sentence for the person who asked."""
+
+
+def allowed(user: User, job: Job, name: str) -> bool:
+    """Whether this person may do this to this job at all, whatever its state."""
+    if name == "resubmit":
+        return access.may_submit(user) and access.may_see_details(user, job)
+    return access.may_change(user, job)
+
+
+def available(user: User, job: Job) -> list[str]:
+    """The actions that make sense now, for buttons."""
+    return [name for name in ACTIONS if JobState(job.state) in _POSSIBLE[name] and allowed(user, job, name)]
+
+
+def perform(name: str, job: Job, actor: User) -> Job:
+    """Do it and answer with the job as it is now (resubmit: the new one). Raises ActionRefused, PermissionDenied."""
+    if not allowed(actor, job, name):
+        raise PermissionDenied
+    if name == "resubmit":
+        return lifecycle.resubmit(job, actor=actor)
+    done = _CHANGES[name](job, actor=actor)
+    job.refresh_from_db()
+    if not done:
+        raise ActionRefused(f"Job {job.pk} is {job.state}; {_ONLY[name]}.")
+    return job

@@ -1,0 +1,104 @@
+"""Hosts and devices over REST, and what operators do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.http import Http404
+from drf_spectacular.utils import extend_schema
+from rest_framework.exceptions import ValidationError
+from rest_framework.generics import GenericAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from jobs import capacity, drains, fields
+from jobs.api import schemas
+from jobs.api.base import ApiView, LongPages, body_of, no_fields, operator
+from jobs.api.errors import Conflict
+from jobs.api.representation import device_body, host_body
+from jobs.models import Device, Host, User
+
+LONGEST_REASON = 500
+
+
+class HostsView(ApiView, GenericAPIView[Host]):
+    """All hosts."""
+
+    pagination_class = LongPages
+
+    @extend_schema(operation_id="hosts_list", responses=schemas.HostBody(many=True))
+    def get(self, request: Request) -> Response:
+        page = self.paginate_queryset(capacity.hosts_now()) or []
+        return self.get_paginated_response([host_body(host) for host in page])
+
+
+class DevicesView(ApiView, GenericAPIView[Device]):
+    """All devices of all hosts."""
+
+    pagination_class = LongPages
+
+    @extend_schema(operation_id="devices_list", responses=schemas.DeviceBody(many=True))
+    def get(self, request: Request) -> Response:
+        devices = [device for host in capacity.hosts_now() for device in host.devices]
+        page = self.paginate_queryset(devices) or []
+        return self.get_paginated_response([device_body(device) for device in page])
+
+
+class HostActionView(ApiView):
+    """An operator drains a host, resumes it, or states that it is dead."""
+
+    action = ""
+
+    @extend_schema(request=schemas.ReasonBody, responses={200: schemas.HostBody, 409: schemas.ErrorBody})
+    def post(self, request: Request, name: str) -> Response:
+        actor = operator(request)
+        if not Host.objects.filter(name=name).exists():
+            raise Http404
+        try:
+            _HOST_ACTIONS[self.action](name, actor, _reason(request))
+        except drains.HostRefused as exc:
+            raise Conflict(str(exc)) from exc
+        return Response(next(host_body(host) for host in capacity.hosts_now() if host.name == name))
+
+
+class DeviceActionView(ApiView):
+    """An operator drains one device, or resumes it."""
+
+    action = ""
+
+    @extend_schema(request=schemas.ReasonBody, responses=schemas.DeviceBody)
+    def post(self, request: Request, uuid: str) -> Response:
+        actor = operator(request)
+        if not Device.objects.filter(uuid=uuid).exists():
+            raise Http404
+        _DEVICE_ACTIONS[self.action](uuid, actor, _reason(request))
+        found = (device for host in capacity.hosts_now() for device in host.devices if device.uuid == uuid)
+        if (device := next(found, None)) is None:
+            raise Http404
+        return Response(device_body(device))
+
+
+def _reason(request: Request) -> str:
+    body = body_of(request)
+    no_fields(body, "reason")
+    try:
+        reason = fields.text(body.get("reason", "")).strip()
+    except ValueError as exc:
+        raise ValidationError({"reason": [str(exc)]}) from exc
+    if len(reason) > LONGEST_REASON:
+        raise ValidationError({"reason": [f"At most {LONGEST_REASON} characters."]})
+    return reason
+
+
+_Action = Callable[[str, User, str], Any]
+
+_HOST_ACTIONS: dict[str, _Action] = {
+    "drain": lambda name, actor, reason: drains.drain_host(name, actor, reason),
+    "resume": lambda name, actor, _: drains.resume_host(name, actor),
+    "lost": lambda name, actor, _: drains.declare_lost(name, actor),
+}
+_DEVICE_ACTIONS: dict[str, _Action] = {
+    "drain": lambda uuid, actor, reason: drains.drain_device(uuid, actor, reason),
+    "resume": lambda uuid, actor, _: drains.resume_device(uuid, actor),
+}

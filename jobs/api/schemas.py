@@ -1,0 +1,163 @@
+"""What answers look like, for the OpenAPI document. The answers themselves are made in representation.py: a test compares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers as s
+
+from jobs.states import DeviceState, HostState, JobState, OnHostLoss, Outcome, WaitReason
+from jobs.submission import FIELDS
+
+
+class Body(s.Serializer[Any]):
+    """A description only: nothing is read or written through it."""
+
+
+class OneErrorBody(Body):
+    code = s.CharField()
+    detail = s.CharField(help_text="A sentence with the mend.")
+    attr = s.CharField(allow_null=True, help_text="The field that it is about.")
+
+
+class ErrorBody(Body):
+    type = s.CharField()
+    errors = OneErrorBody(many=True)  # type: ignore[assignment] # a field, not the base's property
+
+
+class WaitReasonBody(Body):
+    code = s.ChoiceField(choices=[str(w) for w in WaitReason])
+    message = s.CharField()
+
+
+class DeviceRefBody(Body):
+    uuid = s.CharField()
+    index = s.IntegerField()
+
+
+class AttemptBody(Body):
+    number = s.IntegerField()
+    host = s.CharField()
+    devices = DeviceRefBody(many=True)
+    outcome = s.ChoiceField(choices=[str(o) for o in Outcome], allow_null=True)
+    exit_code = s.IntegerField(allow_null=True)
+    signal = s.IntegerField(allow_null=True)
+    oom_detected = s.BooleanField()
+    message = s.CharField(allow_null=True, help_text="Why it could not be launched; null in others' jobs.")
+    started_at = s.DateTimeField(allow_null=True)
+    ended_at = s.DateTimeField(allow_null=True)
+    log_bytes = s.IntegerField()
+
+
+class JobBody(Body):
+    id = s.IntegerField()
+    uid = s.UUIDField()
+    owner = s.CharField()
+    name = s.CharField()
+    state = s.ChoiceField(choices=[str(state) for state in JobState])
+    wait_reason = WaitReasonBody(allow_null=True)
+    queue_position = s.IntegerField(allow_null=True)
+    host = s.CharField(allow_null=True)
+    devices = DeviceRefBody(many=True)
+    exit_code = s.IntegerField(allow_null=True)
+    oom_detected = s.BooleanField()
+    progress = s.FloatField(allow_null=True)
+    created_at = s.DateTimeField()
+    started_at = s.DateTimeField(allow_null=True)
+    ended_at = s.DateTimeField(allow_null=True)
+    command = s.CharField(allow_null=True, help_text="null in others' jobs")
+    working_dir = s.CharField(allow_null=True, help_text="null in others' jobs")
+    min_gpus = s.IntegerField()
+    max_gpus = s.IntegerField()
+    gpu_memory_mib = s.IntegerField()
+    shared = s.BooleanField()
+    max_retries = s.IntegerField()
+    retry_delay_s = s.FloatField()
+    retry_on_oom = s.BooleanField()
+    time_limit_s = s.IntegerField(allow_null=True)
+    priority = s.IntegerField()
+    begin_at = s.DateTimeField(allow_null=True)
+    after = s.ListField(child=s.IntegerField())
+    hosts = s.ListField(child=s.CharField())
+    env = s.DictField(child=s.CharField(), allow_null=True, help_text="null in others' jobs")
+    swaps = s.ListField(child=s.DictField(), allow_null=True)
+    artifacts = s.ListField(child=s.CharField(), allow_null=True)
+    notify = s.ListField(child=s.CharField(), allow_null=True)
+    on_host_loss = s.ChoiceField(choices=[str(each) for each in OnHostLoss])
+    environment = s.CharField(allow_blank=True)
+    hold = s.BooleanField()
+    attempts = AttemptBody(many=True)
+
+
+class EventBody(Body):
+    id = s.IntegerField()
+    type = s.CharField()
+    at = s.DateTimeField()
+    actor = s.CharField(allow_null=True)
+    attempt = s.IntegerField(allow_null=True)
+    message = s.CharField()
+    data = s.DictField()  # type: ignore[assignment] # a field, not the base's property
+
+
+class HostBody(Body):
+    name = s.CharField()
+    state = s.ChoiceField(choices=[str(state) for state in HostState])
+    reason = s.CharField(allow_blank=True)
+    last_seen_at = s.DateTimeField(allow_null=True)
+    agent_version = s.CharField(allow_blank=True)
+    device_count = s.IntegerField()
+    device_source = s.CharField(allow_blank=True)
+    device_error = s.CharField(allow_blank=True)
+    disk_free_bytes = s.IntegerField(allow_null=True)
+    job_slots = s.IntegerField()
+    used_slots = s.IntegerField()
+
+
+class ProcessBody(Body):
+    pid = s.IntegerField()
+    user = s.CharField(allow_blank=True)
+    memory_mib = s.IntegerField(allow_null=True)
+    ours = s.BooleanField()
+
+
+class DeviceBody(Body):
+    uuid = s.CharField()
+    index = s.IntegerField()
+    host = s.CharField()
+    name = s.CharField(allow_blank=True)
+    memory_total_mib = s.IntegerField(allow_null=True)
+    memory_used_mib = s.IntegerField(allow_null=True)
+    utilization_pct = s.FloatField(allow_null=True)
+    temperature_c = s.FloatField(allow_null=True)
+    power_w = s.FloatField(allow_null=True)
+    power_limit_w = s.FloatField(allow_null=True)
+    state = s.ChoiceField(choices=[str(state) for state in DeviceState])
+    reason = s.CharField(allow_blank=True, help_text="Who uses it, why it is drained or not known.")
+    job = s.IntegerField(allow_null=True)
+    simulated = s.BooleanField()
+    allocatable = s.BooleanField()
+    processes = ProcessBody(many=True)
+    updated_at = s.DateTimeField(allow_null=True)
+
+
+class LoginBody(Body):
+    username = s.CharField()
+    password = s.CharField(write_only=True)
+
+
+class TokenBody(Body):
+    token = s.CharField()
+    expires_at = s.DateTimeField(allow_null=True)
+
+
+class ReasonBody(Body):
+    reason = s.CharField(required=False, allow_blank=True, max_length=500)
+
+
+def _properties(names: list[str]) -> dict[str, Any]:
+    return {name: {**FIELDS[name].schema, "description": FIELDS[name].help} for name in names}
+
+
+SUBMIT_SCHEMA = {"type": "object", "required": ["command"], "additionalProperties": False, "properties": _properties(list(FIELDS))}
+EDIT_SCHEMA = {"type": "object", "additionalProperties": False, "properties": _properties([n for n in FIELDS if n != "hold"])}
+NOTHING_SCHEMA = {"type": "object", "additionalProperties": False, "properties": {}}

@@ -1,0 +1,242 @@
+"""What a submission's fields may hold: one reader for each kind of value. Pure; each raises ValueError with the mend."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Any
+
+from django.utils import timezone
+from django.utils.dateparse import parse_date, parse_datetime
+
+from gpuworker.protocol import valid_host_name
+
+LARGEST_INTEGER = 2**31 - 1
+LONGEST_COMMAND = 64 * 1024  # bytes; the kernel takes at most 128 KiB as one argument of the shell
+LONGEST_PATH = 4096  # bytes, PATH_MAX
+MOST_VARIABLES = 256
+LONGEST_VARIABLE = 64 * 1024  # bytes, name and value
+LONGEST_ENVIRONMENT = 512 * 1024  # bytes; the kernel's limit for arguments and environment together is 2 MiB
+MOST_PARENTS = 1000
+MOST_HOSTS = 200
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+Reader = Callable[[Any], Any]
+Schema = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """How a value is read and described. `schema` is JSON Schema for the OpenAPI document."""
+
+    read: Reader
+    schema: Schema
+    help: str = ""
+
+
+def unfit(text: str) -> str:
+    """Why this text can be stored nowhere; empty if it can."""
+    if "\0" in text:
+        return "NUL characters are not possible here: leave them out."
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "This is not valid Unicode (a lone surrogate): send whole characters."
+    return ""
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"Write this as text, in quotes; it is {_kind(value)}.")
+    if why := unfit(value):
+        raise ValueError(why)
+    return value
+
+
+def name(value: Any) -> str:
+    read = text(value).strip()
+    if len(read) > 200:
+        raise ValueError(f"At most 200 characters; these are {len(read)}.")
+    if _CONTROL.search(read):
+        raise ValueError("Line breaks and control characters are not possible in a name: leave them out.")
+    return read
+
+
+def command(value: Any) -> str:
+    """As it stands: the shell gets every character of it."""
+    read = text(value)
+    if not read.strip():
+        raise ValueError("The command is empty: write what the shell shall run.")
+    if (length := len(read.encode())) > LONGEST_COMMAND:
+        raise ValueError(f"At most {LONGEST_COMMAND} bytes; these are {length}. Put it into a script and run that.")
+    return read
+
+
+def directory(base: Path) -> Reader:
+    """A path on the host, absolute or taken from `base`; whether it exists is for the host to say."""
+
+    def read(value: Any) -> str:
+        path = text(value)
+        if path.startswith("~"):
+            raise ValueError("Write the whole path: ~ means another directory for each account and host.")
+        if len(path.encode()) > LONGEST_PATH:
+            raise ValueError(f"At most {LONGEST_PATH} bytes.")
+        if _CONTROL.search(path):
+            raise ValueError("Line breaks and control characters are not possible in a path: leave them out.")
+        return str(base / path)
+
+    return read
+
+
+def optional_directory(base: Path) -> Reader:
+    read = directory(base)
+    return lambda value: "" if value in ("", None) else read(value)
+
+
+def integer(least: int, most: int = LARGEST_INTEGER) -> Reader:
+    def read(value: Any) -> int:
+        number = _whole(value)
+        if number < least:
+            raise ValueError(f"This must be {least} or more; it is {number}.")
+        if number > most:
+            raise ValueError(f"This must be at most {most}.")
+        return number
+
+    return read
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,20}\s*", value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"Write a whole number; this is {_kind(value)}.")
+    return value
+
+
+def optional(read: Reader) -> Reader:
+    return lambda value: None if value is None else read(value)
+
+
+def seconds(most: float) -> Reader:
+    def read(value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if isinstance(value, bool) or not math.isfinite(number):
+            raise ValueError(f"Write a number of seconds; this is {_kind(value)}.")
+        if not 0 <= number <= most:
+            raise ValueError(f"This must be between 0 and {most:g} seconds.")
+        return number
+
+    return read
+
+
+def boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"Write true or false; this is {_kind(value)}.")
+    return value
+
+
+def moment(value: Any) -> datetime | None:
+    """ISO 8601; without a zone it is meant in the lab's."""
+    if value is None or isinstance(value, datetime):
+        return value
+    read = text(value).strip()
+    try:
+        found = parse_datetime(read)
+        if found is None and (day := parse_date(read)):
+            found = datetime.combine(day, time.min)
+        if found is None:
+            raise ValueError
+        if timezone.is_naive(found):
+            found = timezone.make_aware(found, timezone.get_default_timezone())
+        found = found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("Write a date and time such as 2027-01-31T18:00 or 2027-01-31T18:00:00+01:00.") from None
+    if not date(1970, 1, 2) <= found.date() <= date(9000, 1, 1):
+        raise ValueError("This must lie between the years 1970 and 9000.")
+    return found
+
+
+def job_ids(value: Any) -> list[int]:
+    """Numbers of jobs, each once; whether they exist is not asked here."""
+    if not isinstance(value, list):
+        raise ValueError(f"Write a list of job numbers, such as [41, 42]; this is {_kind(value)}.")
+    if len(value) > MOST_PARENTS:
+        raise ValueError(f"At most {MOST_PARENTS} jobs.")
+    return list(dict.fromkeys(map(integer(1, 2**63 - 1), value)))
+
+
+def host_names(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise ValueError(f'Write a list of host names, such as ["gpu-a"]; this is {_kind(value)}.')
+    if len(value) > MOST_HOSTS:
+        raise ValueError(f"At most {MOST_HOSTS} hosts.")
+    for each in value:
+        if not valid_host_name(text(each)):
+            raise ValueError(f"{each[:70]!r} is not a host name: letters, digits, '_', '.' and '-', at most 63.")
+    return list(dict.fromkeys(value))
+
+
+def variables(value: Any) -> dict[str, str]:
+    """Environment variables, as the kernel takes them."""
+    if not isinstance(value, dict):
+        raise ValueError(f'Write an object such as {{"EPOCHS": "3"}}; this is {_kind(value)}.')
+    if len(value) > MOST_VARIABLES:
+        raise ValueError(f"At most {MOST_VARIABLES} variables; these are {len(value)}.")
+    total = 0
+    for key, each in value.items():
+        if not _VARIABLE.fullmatch(text(key)):
+            raise ValueError(f"{key[:70]!r} is not a name of a variable: letters, digits and '_', not beginning with a digit.")
+        length = len(key) + len(_value(key, each).encode())
+        total += length
+        if length > LONGEST_VARIABLE:
+            raise ValueError(f"{key[:70]} has {length} bytes; at most {LONGEST_VARIABLE} are possible.")
+    if total > LONGEST_ENVIRONMENT:
+        raise ValueError(f"These are {total} bytes together; at most {LONGEST_ENVIRONMENT} are possible.")
+    return dict(value)
+
+
+def _value(key: str, value: Any) -> str:
+    try:
+        return text(value)
+    except ValueError as exc:
+        raise ValueError(f"{key[:70]}: {exc}") from None
+
+
+def not_yet(empty: Any, what: str) -> Reader:
+    """A field of the contract that this version does not act on: taken where it asks for nothing."""
+
+    def read(value: Any) -> Any:
+        if value == empty and type(value) is type(empty):
+            return empty
+        raise ValueError(f"This version of AutoTrainer does not {what} yet: leave this field out.")
+
+    return read
+
+
+def one_of(*choices: str) -> Reader:
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"Write one of {', '.join(choices)}.")
+        return str(value)
+
+    return read
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}"
+    kinds = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), type(value).__name__)

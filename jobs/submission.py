@@ -1,0 +1,250 @@
+"""What a submission must be like, for REST, page and admin alike: each field, and what the fields say together.
+
+What can never run is refused here, with the field and the mend; only against hosts whose devices are known, since a host
+may still tell more. Whether a directory or a program exists is for the hosts to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Q
+
+from jobs import fields
+from jobs.fields import Field
+from jobs.models import Host, Job, User
+from jobs.states import TERMINAL, JobState, OnHostLoss
+
+MOST_GPUS = 1024
+_GPUS = {"type": "integer", "minimum": 0, "maximum": MOST_GPUS}
+
+
+def _whole(least: int, most: int = fields.LARGEST_INTEGER) -> dict[str, Any]:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def _list(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": of}
+
+
+_HOW_LOSS = fields.one_of(*OnHostLoss)
+
+
+def _on_host_loss(value: Any) -> str:
+    return str(fields.not_yet(str(OnHostLoss.WAIT), "move jobs away from a silent host")(_HOW_LOSS(value)))
+
+
+FIELDS: dict[str, Field] = {
+    "name": Field(fields.name, {"type": "string", "maxLength": 200}, "Without one, the beginning of the command."),
+    "command": Field(fields.command, {"type": "string", "maxLength": fields.LONGEST_COMMAND}, "Given to the shell as it stands."),
+    "working_dir": Field(
+        fields.directory(settings.BASE_DIR), {"type": "string"}, "On the host; relative ones are taken from the checkout, its default."
+    ),
+    "min_gpus": Field(fields.integer(0, MOST_GPUS), _GPUS | {"default": 1}, "0: needs none."),
+    "max_gpus": Field(fields.integer(0, MOST_GPUS), _GPUS, "As many as are free, up to this; min_gpus where not given."),
+    "gpu_memory_mib": Field(fields.integer(0), _whole(0) | {"default": 0}, "Free memory that each device must have."),
+    "shared": Field(fields.not_yet(False, "share devices between jobs"), {"type": "boolean", "default": False}, "Not in this version."),
+    "max_retries": Field(fields.integer(0, 1000), _whole(0, 1000) | {"default": 0}, "Starts after the first that failed."),
+    "retry_delay_s": Field(
+        fields.seconds(3600), {"type": "number", "minimum": 0, "maximum": 3600, "default": 30}, "Base of an exponential backoff."
+    ),
+    "retry_on_oom": Field(fields.boolean, {"type": "boolean", "default": True}, "Whether running out of GPU memory is retried."),
+    "time_limit_s": Field(
+        fields.optional(fields.integer(1)), _whole(1) | {"type": ["integer", "null"]}, "Of one attempt's running time; null: none."
+    ),
+    "priority": Field(fields.integer(-1000, 1000), _whole(-1000, 1000) | {"default": 0}, "Higher first."),
+    "begin_at": Field(
+        fields.moment, {"type": ["string", "null"], "format": "date-time"}, "Not before; without a zone in the lab's own time."
+    ),
+    "after": Field(fields.job_ids, _list(_whole(1, 2**63 - 1)), "Numbers of jobs that must complete first."),
+    "hosts": Field(fields.host_names, _list({"type": "string"}), "Allowed hosts; empty: all."),
+    "env": Field(fields.variables, {"type": "object", "additionalProperties": {"type": "string"}}, "Variables for the command."),
+    "swaps": Field(fields.not_yet([], "swap files"), _list({"type": "object"}), "Not in this version."),
+    "artifacts": Field(fields.not_yet([], "collect artifacts"), _list({"type": "string"}), "Not in this version."),
+    "notify": Field(fields.not_yet([], "send mail"), _list({"type": "string"}), "Not in this version."),
+    "on_host_loss": Field(_on_host_loss, {"type": "string", "enum": ["wait"], "default": "wait"}, "requeue: not in this version."),
+    "environment": Field(
+        fields.optional_directory(settings.BASE_DIR), {"type": "string"}, "A venv or conda prefix on the host; its bin comes first."
+    ),
+    "hold": Field(fields.boolean, {"type": "boolean", "default": False}, "Submit it held."),
+}
+"""The submit fields of the contract, each with its reader. All but `hold` can be changed until the job first starts."""
+
+EDITABLE = tuple(name for name in FIELDS if name != "hold")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Read and checked: `fields` for lifecycle.submit or lifecycle.edit; `after` is None where it was not given."""
+
+    fields: dict[str, Any]
+    after: list[Job] | None
+    hold: bool
+
+
+class SubmissionErrors(Exception):
+    """What is wrong, as sentences under the field's name; "" for what belongs to no field."""
+
+    def __init__(self, errors: dict[str, list[str]]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+
+def validate(data: Mapping[str, Any], *, owner: User, partial: bool = False, instance: Job | None = None) -> Submission:
+    """Raises SubmissionErrors. `partial` reads only what is given, on top of `instance`."""
+    read, errors = _read(data, editing=partial)
+    if not partial:
+        _complete(read, errors)
+    elif instance and read.get("name") == "":
+        read["name"] = _name_for(read.get("command", instance.command))
+    merged = ({name: getattr(instance, name) for name in ("min_gpus", "max_gpus", "gpu_memory_mib", "hosts")} if instance else {}) | read
+    _check_counts(merged, errors)
+    parents = _parents(read, instance, errors)
+    if not errors and (not partial or read.keys() & {"min_gpus", "gpu_memory_mib", "hosts"}):
+        _check_inventory(merged, errors)
+    if errors:
+        raise SubmissionErrors(errors)
+    read.pop("after", None)
+    return Submission(hold=read.pop("hold", False), fields=read, after=parents)
+
+
+def _read(data: Mapping[str, Any], *, editing: bool) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    read: dict[str, Any] = {}
+    errors: dict[str, list[str]] = {}
+    for name, value in data.items():
+        field = FIELDS.get(name)
+        if field is None:
+            errors[name] = ["There is no such field: mend its name or leave it out."]
+        elif editing and name not in EDITABLE:
+            errors[name] = ["This cannot be changed by an edit: use the job's hold/ and release/."]
+        else:
+            try:
+                read[name] = field.read(value)
+            except ValueError as exc:
+                errors[name] = [str(exc)]
+    return read, errors
+
+
+def _complete(read: dict[str, Any], errors: dict[str, list[str]]) -> None:
+    """What was not given: names and counts follow the other fields, the rest are the model's defaults."""
+    if "command" not in read:
+        errors.setdefault("command", ["The command is missing: write what the shell shall run."])
+        return
+    if not read.get("name"):
+        read["name"] = _name_for(read["command"])
+    if "working_dir" not in read:
+        read["working_dir"] = str(settings.BASE_DIR)
+    if "min_gpus" not in read:
+        read["min_gpus"] = min(1, read.get("max_gpus", 1))
+    read.setdefault("max_gpus", read["min_gpus"])
+
+
+def _name_for(command: str) -> str:
+    words = " ".join(command.split())
+    cut = "".join(c for c in words if c.isprintable())[:60].rstrip()
+    return cut or "job"
+
+
+def _check_counts(merged: Mapping[str, Any], errors: dict[str, list[str]]) -> None:
+    if errors.keys() & {"min_gpus", "max_gpus"} or not {"min_gpus", "max_gpus"} <= merged.keys():
+        return
+    least, most = merged["min_gpus"], merged["max_gpus"]
+    if least > most:
+        errors["max_gpus"] = [f"max_gpus is {most}, less than min_gpus, which is {least}: raise it or lower the other."]
+
+
+# --- jobs to wait for ---------------------------------------------------------------------------------------------------
+
+
+def _parents(read: Mapping[str, Any], instance: Job | None, errors: dict[str, list[str]]) -> list[Job] | None:
+    if "after" not in read:
+        return None
+    ids: list[int] = read["after"]
+    found = Job.objects.only("id", "state").in_bulk(ids) if ids else {}
+    if wrong := _unusable(ids, found, instance):
+        errors["after"] = [wrong]
+    return list(found.values())
+
+
+def _unusable(ids: list[int], found: Mapping[int, Job], instance: Job | None) -> str:
+    if missing := [number for number in ids if number not in found]:
+        return f"There is no job {_numbers(missing)}: name jobs that exist."
+    if instance is not None and (loop := _waits_for(ids, instance.pk)):
+        itself = "itself" if loop == instance.pk else f"job {instance.pk}"
+        return f"Job {loop} would wait for {itself} and never start: leave it out."
+    already = set(instance.after.values_list("id", flat=True)) if instance is not None else set()
+    lost = [number for number in ids if found[number].state in TERMINAL - {JobState.COMPLETED} and number not in already]
+    if lost:
+        return f"Job {_numbers(lost)} did not complete, so this one would never start: leave it out or resubmit the other first."
+    return ""
+
+
+def _waits_for(ids: Iterable[int], target: int) -> int | None:
+    """The one of these jobs that is `target`, or that waits for it, directly or through others."""
+    through = Job.after.through.objects
+    waiting, edge = {target}, {target}
+    while edge:
+        edge = set(through.filter(to_job_id__in=edge).values_list("from_job_id", flat=True)) - waiting
+        waiting |= edge
+    return next((number for number in ids if number in waiting), None)
+
+
+def _numbers(ids: list[int]) -> str:
+    shown = ", ".join(map(str, ids[:5]))
+    return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
+
+
+# --- what the known hosts have ------------------------------------------------------------------------------------------
+
+
+def _check_inventory(wanted: Mapping[str, Any], errors: dict[str, list[str]]) -> None:
+    """Refuse what no known host can ever have. Where a host that is allowed is not known (yet), it waits instead."""
+    count, memory_mib = wanted["min_gpus"], wanted.get("gpu_memory_mib", 0)
+    devices = _known_devices(wanted.get("hosts") or []) if count else None
+    if devices is None:
+        return
+    host, most = max(((host, len(sizes)) for host, sizes in devices.items()), key=lambda each: each[1])
+    if count > most:
+        mend = f"the most is {most}, on {host}. Ask for {most} or fewer." if most else "ask for 0, or add a host that has one."
+        errors["min_gpus"] = [f"No known host has {_gpus(count)}: {mend}"]
+        return
+    largest = max(size for sizes in devices.values() for size in sizes)
+    if memory_mib > largest:
+        errors["gpu_memory_mib"] = [
+            f"No known device has {memory_mib} MiB ({_gib(memory_mib)}); the largest has {largest} MiB ({_gib(largest)})."
+        ]
+        return
+    fitting = {host: sum(size >= memory_mib for size in sizes) for host, sizes in devices.items()}
+    host = max(fitting, key=lambda each: fitting[each])
+    if count > fitting[host]:
+        errors["min_gpus"] = [f"No known host has {_gpus(count)} with {_gib(memory_mib)}; the most is {fitting[host]}, on {host}."]
+
+
+def _known_devices(allowed: list[str]) -> dict[str, list[int]] | None:
+    """Memory (MiB) of the devices of each allowed host; None where nothing can be ruled out.
+
+    A device whose memory is not known may fit anything, and so may a host whose driver does not answer now.
+    """
+    rows = Host.objects.filter(Q(name__in=allowed) if allowed else Q()).values_list(
+        "name", "inventory_known", "device_error", "devices__memory_total_mib", "devices__present", "devices__allocatable"
+    )
+    devices: dict[str, list[int]] = {}
+    for name, known, error, memory_mib, present, allocatable in rows:
+        if error:
+            return None
+        if known:
+            sizes = devices.setdefault(name, [])
+            if present and allocatable:
+                sizes.append(fields.LARGEST_INTEGER if memory_mib is None else memory_mib)
+    return devices if devices and devices.keys() >= set(allowed) else None
+
+
+def _gpus(count: int) -> str:
+    return "a GPU" if count == 1 else f"{count} GPUs"
+
+
+def _gib(mib: int) -> str:
+    return f"{mib / 1024:.1f} GiB".replace(".0 GiB", " GiB")
