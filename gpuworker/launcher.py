@@ -27,6 +27,7 @@ from gpuworker.shim import locks, processes
 log = logging.getLogger(__name__)
 
 ZYGOTE_ANSWER_S = 15.0
+ZYGOTE_EXIT_S = 3.0
 _SETTLED = (AttemptState.DONE, AttemptState.REFUSED)
 PRODUCT_BIN = settings.CHECKOUT / ".venv" / "bin"
 
@@ -240,7 +241,7 @@ class Zygote:
         with self._mutex:
             try:
                 answer = self._ask(json.dumps(str(attempt)).encode() + b"\n")
-            except (OSError, ValueError) as exc:
+            except (OSError, EOFError, ValueError) as exc:
                 self._let_go()
                 raise ZygoteFailed(str(exc) or type(exc).__name__) from exc
         if "pid" not in answer:
@@ -249,15 +250,19 @@ class Zygote:
 
     def _ask(self, line: bytes) -> dict[str, Any]:
         try:
-            self._living().sendall(line)
+            return self._exchange(line)
         except (BrokenPipeError, ConnectionResetError):
-            self._let_go()  # It died since we last looked, and has read nothing of this.
-            self._living().sendall(line)
+            self._let_go()  # It died with our line unread (else we would see an end of file), so asking again is safe.
+            return self._exchange(line)
+
+    def _exchange(self, line: bytes) -> dict[str, Any]:
+        control = self._living()
+        control.sendall(line)
         answer = b""
         while not answer.endswith(b"\n"):
-            data = self._living_control().recv(65536)
+            data = control.recv(65536)
             if not data:
-                raise ConnectionResetError("the zygote has died")
+                raise EOFError("the zygote died over it")
             answer += data
         value = json.loads(answer)
         return value if isinstance(value, dict) else {}
@@ -266,15 +271,10 @@ class Zygote:
         """The control socket of a zygote that lives, a fresh one where it does not."""
         if self._control is None or self._process is None or self._process.poll() is not None:
             self._let_go()
-            self._spawn()
-        return self._living_control()
-
-    def _living_control(self) -> socket.socket:
-        if self._control is None:
-            raise ConnectionResetError("the zygote was let go")
+            self._control = self._spawn()
         return self._control
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> socket.socket:
         make_private(self._words.parent)
         ours, theirs = socket.socketpair()
         ours.settimeout(ZYGOTE_ANSWER_S)
@@ -297,7 +297,7 @@ class Zygote:
         finally:
             theirs.close()
             os.close(words)
-        self._control = ours
+        return ours
 
     def _let_go(self) -> None:
         """Close our end, at which it exits; it has nothing to finish."""
@@ -306,7 +306,7 @@ class Zygote:
             self._control = None
         if self._process is not None:
             try:
-                self._process.wait(5)
+                self._process.wait(ZYGOTE_EXIT_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

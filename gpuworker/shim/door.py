@@ -29,7 +29,7 @@ class Door:
         self._poll = select.poll()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._listener.bind(socket_path(folder))
-        self._listener.listen(_MOST_CLIENTS)
+        self._listener.listen(4 * _MOST_CLIENTS)
         self._poll.register(self._listener, select.POLLIN)
 
     def watch(self, fd: int) -> None:
@@ -38,11 +38,13 @@ class Door:
 
     def pump(self, timeout_s: float | None) -> list[dict[str, Any]]:
         """The requests that came, after at most `timeout_s` (None: however long). An empty list where something else woke."""
-        wait_ms = None if timeout_s is None else max(0, math.ceil(timeout_s * 1000))
+        # poll(2) takes no more than 24 days; waking up once an hour costs nothing.
+        wait_ms = None if timeout_s is None else math.ceil(1000 * min(max(timeout_s, 0.0), 3600.0))
         requests: list[dict[str, Any]] = []
         for fd, _ in self._poll.poll(wait_ms):
             if fd == self._listener.fileno():
-                self._accept()
+                for fresh in self._accept():
+                    requests += self._read(fresh)  # It may have asked before we let it in.
             elif fd in self._clients:
                 requests += self._read(fd)
             else:
@@ -60,28 +62,31 @@ class Door:
             self._drop(fd)
         self._listener.close()
 
-    def _accept(self) -> None:
+    def _accept(self) -> list[int]:
+        fresh: list[int] = []
         while True:
             try:
                 client, _ = self._listener.accept()
             except OSError:
-                return  # Nobody waits, or the one who did has gone.
+                return fresh  # Nobody waits, or the one who did has gone.
             if len(self._clients) >= _MOST_CLIENTS:
                 client.close()
                 continue
             client.setblocking(False)
             self._clients[client.fileno()] = (client, bytearray())
             self._poll.register(client, select.POLLIN)
+            fresh.append(client.fileno())
             self._send(client.fileno(), {"event": "state", "phase": self.phase})
 
     def _send(self, fd: int, message: Mapping[str, Any]) -> None:
-        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        client, line = self._clients[fd][0], json.dumps(message, separators=(",", ":")).encode() + b"\n"
         try:
-            sent = self._clients[fd][0].send(line)
+            if client.send(line) < len(line):
+                client.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            client.shutdown(socket.SHUT_WR)  # Too slow: the records tell it everything when it comes back.
         except OSError:
-            sent = 0
-        if sent < len(line):
-            self._drop(fd)  # Slow or gone: the records tell it everything when it comes back.
+            pass  # Gone, maybe after a request that is still to be read.
 
     def _read(self, fd: int) -> list[dict[str, Any]]:
         client, buffer = self._clients[fd]

@@ -88,11 +88,22 @@ class Shim:
             self._end("launch_failed", message=str(exc), own_fault=exc.own_fault)
         except OSError as exc:
             self._end("launch_failed", message=f"The host could not start the command: {exc}.", own_fault=False)
-        while not self._over():
+        while self._step():
+            pass
+        self._finish()
+
+    def _step(self) -> bool:
+        """One turn of the loop; False when everything is over. Nothing that goes wrong here may cost the exit code."""
+        try:
+            if self._exit_recorded and self._childless and not self._ending.rest():
+                return False
             requests = self._door.pump(self._advance())
             self._reap()  # First: a command that had ended before the stop came was not stopped.
             self._requests(requests)
-        self._finish()
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+            time.sleep(_RECORD_AGAIN_S)
+        return True
 
     # --- starting -------------------------------------------------------------------------------------------------------
 
@@ -117,6 +128,7 @@ class Shim:
             raise
         if self._stop_reason:
             command.forget()
+            self._started = {}
             self._end(self._stop_reason, message="Stopped before it started.")
             return
         self._let_go(command)
@@ -157,9 +169,6 @@ class Shim:
 
     # --- watching -------------------------------------------------------------------------------------------------------
 
-    def _over(self) -> bool:
-        return self._exit_recorded and self._childless and not self._ending.rest()
-
     def _advance(self) -> float | None:
         """Do what is due; seconds until something else is."""
         due: list[float] = []
@@ -184,14 +193,14 @@ class Shim:
 
     def _stop(self, reason: str, grace_s: object) -> None:
         """End the tree. The first reason counts, and the shortest grace; before "go" it only leaves its word."""
-        valid = isinstance(grace_s, int | float) and grace_s >= 0
+        grace = float(grace_s) if isinstance(grace_s, int | float) and grace_s >= 0 else self._launch.get("kill_grace_s", 0.0)
         self._stop_reason = self._stop_reason or reason
         self._limit_at = None
         if self._door.phase == "launching":
             return
         if self._exit is None:
             self._door.phase = "stopping"
-        self._ending.begin(float(grace_s) if valid else self._launch["kill_grace_s"])  # type: ignore[arg-type]
+        self._ending.begin(grace)
 
     def _reap(self) -> None:
         """Take the ended children. No child left of a subreaper means no process of the tree: that is the proof."""
