@@ -19,7 +19,7 @@ def make_backend(settings: Settings) -> DeviceBackend:
     if isinstance(settings.devices, SimulatedDevices):
         return _simulated(settings, settings.devices)
     if settings.devices == "nvml" or (settings.devices == "auto" and nvidia_expected()):
-        # Here and not above: pynvml takes 17 MB, and hosts without NVIDIA cards need not pay for it.
+        # Here and not above: pynvml takes 5 MB, and hosts without NVIDIA cards need not pay for it.
         from gpuworker.devices.nvml import NvmlBackend
 
         return NvmlBackend()

@@ -128,6 +128,14 @@ def test_lost_card_stays_with_its_identity_and_the_reason(driver: Driver, backen
     assert (healthy.error, healthy.memory_used_mib) == ("", 3)
 
 
+@pytest.mark.parametrize(("reading", "code"), [("memory", 15), ("compute", 15), ("util", 15), ("temp", 16)])
+def test_card_that_is_lost_while_it_is_read_is_not_available(driver: Driver, backend: NvmlBackend, reading: str, code: int) -> None:
+    driver.card(0, **{reading: f"!{code}"})
+    lost, healthy = backend.read().devices
+    assert lost.error == ("NVML: GPU is lost." if code == 15 else "NVML: GPU requires restart.")
+    assert (lost.uuid, lost.memory_used_mib, healthy.error) == (CARD.format(0), None, "")
+
+
 def test_card_that_was_lost_and_answers_again_is_available_again(driver: Driver, backend: NvmlBackend) -> None:
     backend.read()
     driver.card(0, lost="!15")
