@@ -201,11 +201,11 @@ def _end_trainings(attempts: Path) -> None:
     for folder in attempts.iterdir() if attempts.is_dir() else ():
         mark = f"AUTOTRAINER_MARK={folder.name}".encode()
         for proc in Path("/proc").iterdir():
-            if proc.name.isdigit() and _carries(proc, mark):
+            if proc.name.isdigit() and carries(proc, mark):
                 _kill(int(proc.name))
 
 
-def _carries(proc: Path, entry: bytes) -> bool:
+def carries(proc: Path, entry: bytes) -> bool:
     try:
         return entry in (proc / "environ").read_bytes().split(b"\0")
     except OSError:
