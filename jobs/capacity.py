@@ -64,13 +64,13 @@ def stale_after_s() -> float:
 def hosts_now(*, now: datetime | None = None, beats: Mapping[str, Heard] | None = None) -> list[HostView]:
     """All hosts in the order of their names. Without Redis: the rows only, every device unknown, nothing accepts."""
     hosts = list(Host.objects.order_by("name"))
-    rows: dict[str, list[Device]] = defaultdict(list)
-    for device in Device.objects.select_related("host").order_by("index", "uuid"):
-        rows[device.host.name].append(device)
+    rows: dict[int, list[Device]] = defaultdict(list)
+    for device in Device.objects.order_by():
+        rows[device.host_id].append(device)
     beats = _heard([host.name for host in hosts]) if beats is None else beats
     holders, slots = _open_attempts(beats or {})
     instant = _Now(now or timezone.now(), beats, holders, slots)
-    return [_host_view(host, rows[host.name], instant) for host in hosts]
+    return [_host_view(host, rows[host.pk], instant) for host in hosts]
 
 
 def _heard(names: list[str]) -> dict[str, Heard] | None:
@@ -91,7 +91,7 @@ def _open_attempts(beats: Mapping[str, Heard]) -> tuple[dict[str, _Holder], dict
     holders: dict[str, _Holder] = {}
     slots: dict[str, int] = defaultdict(int)
     open_fences = set()
-    for fence, host, devices, *holder in Attempt.objects.filter(outcome="").values_list("fence", *_HELD_BY):
+    for fence, host, devices, *holder in Attempt.objects.filter(outcome="").order_by().values_list("fence", *_HELD_BY):
         open_fences.add(fence)
         slots[host] += 1
         holders.update((d["uuid"], _Holder(*holder)) for d in devices)

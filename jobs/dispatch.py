@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Window
@@ -59,7 +59,7 @@ def queue_positions(job_ids: Iterable[int]) -> dict[int, int]:
 
 def place(now: datetime, *, writing: Writing = transaction.atomic) -> int:
     """Start what can start; the number of jobs that were dispatched."""
-    queue = _Queue(_startable(now))
+    queue = _Queue(_startable(now), _Row, FIRST_CHUNK)
     first = queue.chunk()
     if not first:
         return 0
@@ -69,7 +69,7 @@ def place(now: datetime, *, writing: Writing = transaction.atomic) -> int:
     return sum(_dispatch(plan[i : i + BATCH], now, writing) for i in range(0, len(plan), BATCH))
 
 
-def _ask(planner: Planner, chunk: Sequence[_Row], queue: _Queue) -> None:
+def _ask(planner: Planner, chunk: Sequence[_Row], queue: _Queue[_Row]) -> None:
     """Go through the queue in order, as far as there is room for anybody."""
     while chunk and planner.has_slots:
         for row in chunk:
@@ -111,37 +111,63 @@ def _unfinished_parents(**which: Any) -> QuerySet[Any]:
 
 
 class _Row:
-    """A queued job as it is read for a pass."""
+    """A queued job as it is read to place it."""
+
+    COLUMNS: tuple[str, ...] = ("pk", "priority", "min_gpus", "max_gpus", "gpu_memory_mib", "hosts")
+    __slots__ = ("waiting",)
+
+    def __init__(self, values: Sequence[Any], owner: str = "") -> None:
+        pk, priority, min_gpus, max_gpus, memory, hosts = values[:6]
+        self.waiting = Waiting(pk, priority, _request(min_gpus, max_gpus, memory, hosts), owner)
+
+
+class _ToldRow(_Row):
+    """A queued job as it is read to say why it waits."""
 
     COLUMNS = (
-        *("pk", "priority", "min_gpus", "max_gpus", "gpu_memory_mib", "hosts", "owner__username"),
-        *("not_before", "begin_at", "retries_spent", "max_retries", "next_attempt", "faults", "wait_code", "wait_message"),
+        *_Row.COLUMNS,
+        *(
+            "owner__username",
+            "not_before",
+            "begin_at",
+            "retries_spent",
+            "max_retries",
+            "next_attempt",
+            "faults",
+            "wait_code",
+            "wait_message",
+        ),
     )
-    __slots__ = ("attempt", "begin_at", "faults", "max_retries", "not_before", "retries_spent", "told", "waiting")
+    __slots__ = ("attempt", "begin_at", "faults", "max_retries", "not_before", "retries_spent", "told")
 
     def __init__(self, values: Sequence[Any]) -> None:
-        pk, priority, min_gpus, max_gpus, memory, hosts, owner = values[:7]
-        self.waiting = Waiting(pk, priority, _request(min_gpus, max_gpus, memory, hosts), owner)
+        super().__init__(values, values[6])
         self.not_before, self.begin_at, self.retries_spent, self.max_retries, self.attempt, self.faults = values[7:13]
         self.told = (values[13], values[14])
 
 
-class _Queue:
+R = TypeVar("R", bound=_Row)
+
+
+class _Queue(Generic[R]):
     """Reads queued jobs in their order, chunk by chunk, each from where the last one ended."""
 
-    def __init__(self, jobs: QuerySet[Job]) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: QuerySet[Job], row: type[R], size: int = CHUNK) -> None:
+        self._jobs, self._row, self._size = jobs, row, size
         self._last: Waiting | None = None
-        self._size = FIRST_CHUNK
+        self._over = False
 
     def only_without_gpu(self) -> None:
         self._jobs = self._jobs.filter(min_gpus=0)
 
-    def chunk(self) -> list[_Row]:
+    def chunk(self) -> list[R]:
+        if self._over:
+            return []
         jobs = self._jobs
         if self._last:
             jobs = jobs.filter(Q(priority__lt=self._last.priority) | Q(priority=self._last.priority, pk__gt=self._last.id))
-        rows = [_Row(values) for values in jobs.order_by(*ORDER).values_list(*_Row.COLUMNS)[: self._size]]
+        rows = [self._row(values) for values in jobs.order_by(*ORDER).values_list(*self._row.COLUMNS)[: self._size]]
+        self._over = len(rows) < self._size
         self._size = CHUNK
         if rows:
             self._last = rows[-1].waiting
@@ -171,7 +197,7 @@ class Explanation:
         return max(0.0, (self._next - self._now).total_seconds()) if self._next else None
 
     def steps(self) -> Iterator[None]:
-        queue = _Queue(Job.objects.filter(state=JobState.QUEUED))
+        queue = _Queue(Job.objects.filter(state=JobState.QUEUED), _ToldRow)
         while rows := queue.chunk():
             parents = _parents(rows)
             changed: dict[Reason, list[int]] = defaultdict(list)
@@ -183,7 +209,7 @@ class Explanation:
                 self._write(changed)
             yield
 
-    def _reason(self, row: _Row, parents: list[Parent]) -> Reason | None:
+    def _reason(self, row: _ToldRow, parents: list[Parent]) -> Reason | None:
         """Why it waits; None if it need not, so that the next pass will start it."""
         now, zone, job = self._now, self._zone, row.waiting
         for moment in (row.not_before, row.begin_at):

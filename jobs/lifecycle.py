@@ -149,7 +149,7 @@ def dispatch(job: Job, *, host: str, devices: list[dict[str, Any]], now: datetim
     """queued -> starting, with an attempt and a fence of its own; None if the job is no longer queued. Sends nothing."""
     expires_at = now + timedelta(seconds=protocol.SPEC_LIFETIME_S)
     where = f"{host}{_named(devices)}"
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         if not _move(
             job.pk,
             {JobState.QUEUED},
@@ -321,7 +321,7 @@ def _move(
     old = list(old)
     if wrong := [state for state in old if not may_follow(state, new)]:
         raise ValueError(f"a job never goes from {', '.join(wrong)} to {new}")
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         if Job.objects.filter(pk=job_id, state__in=old).update(state=new, **fields) != 1:
             return False
         _event(job_id, kind, message, actor=actor, attempt=attempt, data=data)
