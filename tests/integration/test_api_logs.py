@@ -1,0 +1,118 @@
+"""Stored logs over REST: raw, in pieces, as text, and a moment before they are complete."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from jobs import logs
+from jobs.models import Job
+from jobs.states import JobState
+from tests.integration.rest import Rest, errors, make_attempt, make_job, person, put_into
+
+pytestmark = pytest.mark.django_db
+
+RAW = bytes(range(256)) * 40
+
+
+@pytest.fixture(autouse=True)
+def empty_logs(settings: Any, tmp_path: Path) -> None:
+    settings.LOGS_HOME = tmp_path
+
+
+@pytest.fixture
+def job() -> Job:
+    job = make_job(person("ann"))
+    make_attempt(job)
+    put_into(job, JobState.RUNNING)
+    return job
+
+
+@pytest.fixture
+def api(job: Job) -> Rest:
+    return Rest(job.owner)
+
+
+def whole(answer: Any) -> bytes:
+    return b"".join(answer.streaming_content) if answer.streaming else answer.content
+
+
+def test_log_is_the_bytes_as_they_were_written(api: Rest, job: Job) -> None:
+    logs.append(job.pk, 1, 0, RAW)
+    answer = api("GET", f"jobs/{job.pk}/log/")
+    assert (answer.status_code, answer.content) == (200, RAW)
+    assert answer.headers["X-Log-Size"] == str(len(RAW))
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json", "application/octet-stream", "text/html"])
+def test_log_comes_whatever_is_accepted(api: Rest, job: Job, accept: str) -> None:
+    logs.append(job.pk, 1, 0, RAW)
+    assert api("GET", f"jobs/{job.pk}/log/", accept=accept).content == RAW
+
+
+def test_log_can_be_read_in_pieces(api: Rest, job: Job) -> None:
+    logs.append(job.pk, 1, 0, RAW)
+    pieces = [api("GET", f"jobs/{job.pk}/log/?offset={at}&limit=1000").content for at in range(0, len(RAW), 1000)]
+    assert b"".join(pieces) == RAW
+    beyond = api("GET", f"jobs/{job.pk}/log/?offset={len(RAW) + 5}")
+    assert (beyond.status_code, beyond.content, beyond.headers["X-Log-Size"]) == (200, b"", str(len(RAW)))
+
+
+def test_log_has_at_most_8_mib_in_one_answer(api: Rest, job: Job) -> None:
+    logs.append(job.pk, 1, 0, b"x" * (9 * 2**20))
+    answer = api("GET", f"jobs/{job.pk}/log/?limit=99999999")
+    assert (len(answer.content), answer.headers["X-Log-Size"]) == (8 * 2**20, str(9 * 2**20))
+
+
+def test_log_is_empty_when_there_is_no_attempt_yet(api: Rest, job: Job) -> None:
+    fresh = make_job(job.owner)
+    answer = api("GET", f"jobs/{fresh.pk}/log/")
+    assert (answer.status_code, answer.content, answer.headers["X-Log-Size"]) == (200, b"", "0")
+    assert whole(api("GET", f"jobs/{fresh.pk}/log/?format=text")) == b""
+
+
+def test_log_is_the_latest_attempts_when_none_is_named(api: Rest, job: Job) -> None:
+    job.attempts.update(outcome="failed")
+    make_attempt(job, 2)
+    logs.append(job.pk, 1, 0, b"one")
+    logs.append(job.pk, 2, 0, b"two")
+    assert api("GET", f"jobs/{job.pk}/log/").content == b"two"
+    assert api("GET", f"jobs/{job.pk}/log/?attempt=1").content == b"one"
+    assert api("GET", f"jobs/{job.pk}/log/?attempt=3").status_code == 404
+
+
+@pytest.mark.parametrize("query", ["offset=-1", "offset=x", "limit=1.5", "attempt=0", "attempt=x", "format=pdf", "offset=" + "9" * 30])
+def test_log_is_400_with_the_parameter_when_it_makes_no_sense(api: Rest, job: Job, query: str) -> None:
+    answer = api("GET", f"jobs/{job.pk}/log/?{query}")
+    assert answer.status_code == 400
+    assert query.split("=")[0] in errors(answer)
+
+
+def test_text_is_what_a_terminal_shows_in_the_end(api: Rest, job: Job) -> None:
+    logs.append(job.pk, 1, 0, "start\n 10%|█  |\r100%|███|\n\x1b[32mdone\x1b[0m \xff".encode() + b"\xff\n")
+    answer = api("GET", f"jobs/{job.pk}/log/?format=text")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert whole(answer).decode() == "start\n100%|███|\ndone ÿ\ufffd\n"
+
+
+def test_log_waits_for_its_last_bytes_when_the_attempt_has_just_ended(api: Rest, job: Job) -> None:
+    logs.append(job.pk, 1, 0, b"almost ")
+    job.attempts.update(outcome="completed", ended_at=timezone.now(), log_bytes=10)
+    late = threading.Timer(0.4, logs.append, (job.pk, 1, 7, b"all"))
+    late.start()
+    assert api("GET", f"jobs/{job.pk}/log/").content == b"almost all"
+    late.join()
+
+
+def test_log_does_not_wait_for_bytes_that_will_not_come(api: Rest, job: Job) -> None:
+    logs.append(job.pk, 1, 0, b"almost ")
+    job.attempts.update(outcome="completed", ended_at=timezone.now() - timedelta(hours=1), log_bytes=10)
+    began = timezone.now()
+    assert api("GET", f"jobs/{job.pk}/log/").content == b"almost "
+    assert timezone.now() - began < timedelta(seconds=3)
