@@ -42,6 +42,10 @@ class Loop(threading.Thread):
     def turn(self) -> None:
         raise NotImplementedError
 
+    def halt(self) -> None:
+        """No further turn; the present one is not interrupted."""
+        self.stopping.set()
+
     def run(self) -> None:
         pause_s = 0.0
         try:
@@ -99,6 +103,10 @@ class Scheduler(Loop):
     def wake(self) -> None:
         """Something happened that may let a job start. Many at once are one."""
         self._woken.set()
+
+    def halt(self) -> None:
+        super().halt()
+        self.wake()  # it may be resting for seconds
 
     def knocked(self) -> None:
         """Wake the scheduler that leads, here or elsewhere."""
@@ -176,7 +184,7 @@ class ControlThreads(bootsteps.StartStopStep):  # type: ignore[misc]
         """Let another control worker lead at once; trainings go on."""
         loops, self._loops = self._loops, []
         for loop in loops:
-            loop.stopping.set()
+            loop.halt()
         for loop in loops:
             loop.join(timeout=3)
         lifecycle.on_wake.clear()
