@@ -100,7 +100,8 @@ open({str(tmp_path / "training")!r}, "w").write(str(child.pid))
 time.sleep(60)
 """
     wrapper = [sys.executable, "-I", "-S", str(Path(service.__file__)), "--", sys.executable, "-c", code]
-    supervisor = f"import subprocess, time; p = subprocess.Popen({wrapper!r}); open({str(tmp_path / 'service')!r}, 'w').write(str(p.pid)); time.sleep(60)"
+    path = str(tmp_path / "service")
+    supervisor = f"import subprocess, time; p = subprocess.Popen({wrapper!r}); open({path!r}, 'w').write(str(p.pid)); time.sleep(60)"
     top = subprocess.Popen([sys.executable, "-c", supervisor])
 
     def number(name: str) -> int:
