@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,8 +41,48 @@ def host_key(host: str) -> bytes:
 
 
 def knock(job: Job) -> bool:
-    """Wake the scheduler through the front door of the control worker; False if Redis did not take it (its tick will)."""
-    return _publish(protocol.CONTROL_QUEUE, job, args=[str(job.uid)], retries=0)
+    """Wake the scheduler through the front door of the control worker; False if Redis did not take it (its tick will).
+
+    A person waits for this: without Redis it takes a few hundred ms at most, and the next ones nothing at all for a while.
+    """
+    if not _door.open():
+        return False
+    taken = _publish(protocol.CONTROL_QUEUE, job, args=[str(job.uid)], retries=0, again=False)
+    _door.found(taken)
+    return taken
+
+
+class _Door:
+    """Whether Redis takes knocks, as far as was seen lately. Threads may race here: at worst one asks once more."""
+
+    TRUSTED_S = 5.0
+    CLOSED_S = 2.0
+    TIMEOUT_S = 0.3
+
+    def __init__(self) -> None:
+        self._seen: tuple[bool, float] = (False, -math.inf)
+
+    def open(self) -> bool:
+        works, at = self._seen
+        age_s = time.monotonic() - at
+        if age_s > (self.TRUSTED_S if works else self.CLOSED_S):
+            self.found(self._answers())
+        return self._seen[0]
+
+    def found(self, works: bool) -> None:
+        self._seen = (works, time.monotonic())
+
+    def _answers(self) -> bool:
+        """Celery's own connection would try for many seconds where packets get lost."""
+        try:
+            with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=self.TIMEOUT_S, socket_connect_timeout=self.TIMEOUT_S) as asked:
+                return bool(asked.ping())
+        except (redis.RedisError, OSError) as exc:
+            log.warning("Redis takes no knocks: %s", exc, extra={"action": "publish"})
+            return False
+
+
+_door = _Door()
 
 
 def pass_on_knock() -> bool:
@@ -60,7 +101,8 @@ def offer(job: Job, spec: Spec, host: str) -> bool:
     return _publish(protocol.host_queue(host), job, args=[str(job.uid), sealed], retries=spec.retries_spent)
 
 
-def _publish(queue: str, job: Job, *, args: list[str], retries: int) -> bool:
+def _publish(queue: str, job: Job, *, args: list[str], retries: int, again: bool = True) -> bool:
+    """`again`: whether to try a few times where the connection breaks."""
     try:
         current_app.send_task(
             protocol.TRAIN_TASK,
@@ -71,6 +113,7 @@ def _publish(queue: str, job: Job, *, args: list[str], retries: int) -> bool:
             argsrepr=repr(job.command[:200]),
             kwargsrepr="",
             ignore_result=True,
+            retry=again,
         )
     except (OperationalError, redis.RedisError, OSError) as exc:
         log.warning("Redis took no message for %s: %s", queue, exc, extra={"action": "publish", "job_id": job.pk})

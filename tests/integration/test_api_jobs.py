@@ -30,7 +30,14 @@ def api(ann: User) -> Rest:
 def test_job_tells_of_its_attempts_and_shows_the_last_ones_devices(api: Rest, ann: User) -> None:
     job = make_job(ann, max_retries=1)
     at = datetime(2031, 5, 6, 7, 8, 9, 123456, UTC)
-    first = {"outcome": "failed", "exit_code": 3, "started_at": at, "ended_at": at, "log_bytes": 10, "devices": [{"uuid": "GPU-1", "index": 1}]}
+    first = {
+        "outcome": "failed",
+        "exit_code": 3,
+        "started_at": at,
+        "ended_at": at,
+        "log_bytes": 10,
+        "devices": [{"uuid": "GPU-1", "index": 1}],
+    }
     make_attempt(job, 1, **first)
     make_attempt(job, 2, host="gpu-b", devices=[{"uuid": "GPU-2", "index": 0}])
     put_into(job, JobState.RUNNING, exit_code=3)
