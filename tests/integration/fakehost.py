@@ -81,7 +81,7 @@ class FakeHost:
 
     def taken(self, spec: Spec) -> tuple[DeviceRef, ...]:
         index = {d.uuid: d.index for d in self.devices}
-        return tuple(DeviceRef(uuid=uuid, index=index[uuid]) for uuid in spec.devices[: spec.device_count])
+        return tuple(DeviceRef(uuid=uuid, index=index.get(uuid, 0)) for uuid in spec.devices[: spec.device_count])
 
     def _report(self, kind: Kind, report: M) -> M:
         self.redis.xadd(protocol.reports_key(self.name), {"e": self._sealed(kind, report)})
