@@ -5,6 +5,7 @@ Nothing of it runs on Celery's event loop, which stands still while the broker i
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import logging
 import os
@@ -12,25 +13,26 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import redis
 
 from gpuworker import protocol
 from gpuworker.attempts import attempts_folder
-from gpuworker.claims.store import ClaimStore
+from gpuworker.claims.store import LEFT_OVER_AFTER_S, ClaimStore
 from gpuworker.commands import Stops
 from gpuworker.devices import make_backend, sim_dir
 from gpuworker.inventory import Inventory
 from gpuworker.launcher import Launcher
 from gpuworker.link import connect
-from gpuworker.protocol import Beat, Kind
+from gpuworker.protocol import Beat, DeviceReading, Kind
 from gpuworker.recovery import LOOK_EVERY_S, Publish, Recovery
 from gpuworker.relay import Relay
 from gpuworker.reports import AckReader, Reporter
 from gpuworker.roster import Roster
 from gpuworker.runner import JOB_SLOTS, Runner
 from gpuworker.settings import BadSetting, Settings, host_key
-from gpuworker.shim import processes
+from gpuworker.shim import locks, processes
 from gpuworker.watch import Parts
 
 log = logging.getLogger(__name__)
@@ -48,13 +50,13 @@ class Agent:
     def __init__(self, config: Settings, publish: Publish) -> None:
         self.settings = config
         self.link = connect(config.redis_url, host=config.host, key=host_key(config))
-        backend = make_backend(config)
+        backend = self._backend = make_backend(config)
         folder = attempts_folder(config)
         roster = Roster(folder)
         self._inventory = Inventory(backend, config)
         self._relay = Relay(self.link, lambda tail: self._recovery.handed_over(tail))
         claims = ClaimStore(self.link.client, config.host)
-        self._parts = Parts(self._inventory, claims, Reporter(self.link), self._relay, roster)
+        self._parts = Parts(self._inventory, claims, Reporter(self.link), self._relay, roster, self._send_beat)
         self._launcher = Launcher(
             config, lock_folder=backend.lock_folder, sim_dir=sim_dir(config) if backend.source == "simulated" else None
         )
@@ -75,8 +77,9 @@ class Agent:
         self._acks.start()
         self._relay.start()
         self._recovery.take_over()
+        self._started_at = time.monotonic()
         for name, every_s, chore in (
-            ("heartbeat", self.settings.heartbeat_s, self._beat),
+            ("heartbeat", self.settings.heartbeat_s, self._heartbeat),
             ("repeat", REPEAT_EVERY_S, self._repeat),
             ("recovery", LOOK_EVERY_S, self._recovery.take_over),
             ("prune", PRUNE_EVERY_S, self._recovery.prune),
@@ -114,12 +117,17 @@ class Agent:
                 log.exception("%s failed", name, extra={"action": name})
             self._stopped.wait(every_s)
 
-    def _beat(self) -> None:
-        beat = protocol.seal(Kind.BEAT, self.link.host, self.beat().body(), self.link.key)
-        self.link.client.set(protocol.beat_key(self.link.host), beat, ex=protocol.BEAT_LIFETIME_S)
-        conflicts = self._parts.claims.renew(self._parts.roster.held())
+    def _heartbeat(self) -> None:
+        self._send_beat()
+        # What was claimed before this agent started and is in no directory was claimed by one that died at it.
+        left_over_after_s = min(LEFT_OVER_AFTER_S, time.monotonic() - self._started_at)
+        conflicts = self._parts.claims.renew(self._parts.roster.held(), left_over_after_s=left_over_after_s)
         for uuid, holder in conflicts.items():
             log.error("Redis gives %s to %s, but it is in use here by another", uuid, holder, extra={"action": "claim_conflict"})
+
+    def _send_beat(self) -> None:
+        beat = protocol.seal(Kind.BEAT, self.link.host, self.beat().body(), self.link.key)
+        self.link.client.set(protocol.beat_key(self.link.host), beat, ex=protocol.BEAT_LIFETIME_S)
 
     def beat(self) -> Beat:
         snapshot = self._inventory.snapshot()
@@ -128,17 +136,36 @@ class Agent:
             at=time.time(),
             boot_id=processes.boot_id(),
             agent_version=AGENT_VERSION,
-            device_source=self._inventory.backend.source,
+            device_source=self._backend.source,
             device_error=snapshot.error,
             job_slots=JOB_SLOTS,
-            devices=snapshot.devices,
+            devices=self._with_locks(snapshot.devices),
             attempts=tuple(one.reading() for one in self._parts.roster.everyone()),
             disk_free_bytes=shutil.disk_usage(self.settings.host_home).free,
+        )
+
+    def _with_locks(self, devices: tuple[DeviceReading, ...]) -> tuple[DeviceReading, ...]:
+        """A device that another installation on this machine has locked shows as busy: offered, it would only be refused."""
+        ours = {uuid for one in self._parts.roster.living() for uuid in one.uuids}
+        return tuple(
+            _busy(d) if d.allocatable and d.uuid not in ours and _locked(self._backend.lock_folder, d.uuid) else d for d in devices
         )
 
     def _repeat(self) -> None:
         self.runner.watcher.release_again()
         self._parts.reporter.repeat()
+
+
+def _locked(folder: Path, uuid: str) -> bool:
+    try:
+        return locks.is_taken(locks.lock_path(folder, uuid))
+    except OSError as exc:
+        log.error("The lock of %s cannot be tried: %s", uuid, exc, extra={"action": "probe_lock"})
+        return True  # Nothing could be launched on it.
+
+
+def _busy(device: DeviceReading) -> DeviceReading:
+    return dataclasses.replace(device, in_use_outside=True)
 
 
 def _only_one(config: Settings) -> int:

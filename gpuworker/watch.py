@@ -11,6 +11,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,8 @@ class Parts:
     reporter: Reporter
     relay: Relay
     roster: Roster
+    beat: Callable[[], None]
+    """Says at once what the devices are like. Raises redis.RedisError."""
 
 
 class Watcher:
@@ -101,10 +104,20 @@ class Watcher:
             self._parts.relay.drop(one.tail)
         code, message = str(record.get("code", "")), str(record.get("message", ""))
         log.info("refused: %s", message, extra={"action": "refused", "attempt_key": one.key})
+        if one.spec.device_count:
+            self._tell_devices()
         spec = one.spec
         self._parts.reporter.send(Refused(job=spec.job, attempt=spec.attempt, fence=spec.fence, code=code, message=message))
         self._parts.roster.leave(one.key)
         one.over.set()
+
+    def _tell_devices(self) -> None:
+        """Before a refusal: a scheduler that still believes in these devices would offer them again at once, and again."""
+        try:
+            self._parts.inventory.refresh()
+            self._parts.beat()
+        except redis.RedisError as exc:
+            log.debug("no heartbeat before a refusal: %s", exc)
 
     def release(self, key: str) -> None:
         """Give its claim back, now or as soon as Redis is there."""

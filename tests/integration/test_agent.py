@@ -21,6 +21,7 @@ import pytest
 
 from gpuworker import protocol
 from gpuworker.protocol import Ended, EndReason, Kind, Refused, Started
+from gpuworker.shim import locks
 from tests.conftest import start_redis
 from tests.integration.host import CLUSTER_KEY, HOST, KEY, Host, carries, running_host
 from tests.waiting import wait_until
@@ -121,6 +122,29 @@ def test_agent_refuses_a_device_that_a_stranger_uses(host: Host) -> None:
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_agent_shows_a_device_that_another_installation_has_locked_as_busy(host: Host) -> None:
+    free, locked = host.uuids
+    held = locks.take_all([locks.lock_path(host.settings.host_home / "locks", locked)])
+    try:
+        spec = host.offer(host.spec("touch ran", devices=(locked,)))
+        assert host.report(Refused, spec).code == "device_busy"
+        beat = host.beat()
+        assert beat
+        assert {d.uuid: d.in_use_outside for d in beat.devices} == {free: False, locked: True}
+        assert not host.claims()
+    finally:
+        locks.drop(held)
+    wait_until(lambda: not any(d.in_use_outside for d in host.beat().devices), 5, "a free device")  # type: ignore[union-attr]
+    assert not (host.home / "ran").exists()
+
+
+def test_claim_that_an_agent_died_at_is_dropped_by_the_next(host: Host) -> None:
+    host.kill()
+    host.client.hset(protocol.claims_key(HOST), host.uuids[0], f"some-job.1.5 5 {time.time() * 1000:.0f}")
+    host.start()
+    wait_until(lambda: not host.claims(), 5, "the claim dropped")
 
 
 def test_agent_refuses_a_device_that_another_attempt_holds(host: Host) -> None:
