@@ -173,11 +173,22 @@ def test_pip_is_tried_when_uv_fails(copy: Copy, tmp_path: Path) -> None:
     assert copy.installed_version() == "1.0"
 
 
+def test_pip_of_the_system_is_used_when_python_came_without_wheels(copy: Copy) -> None:
+    code = "from starter import installing; installing._local_pip_wheel = lambda: None; installing.ensure()"
+    done = subprocess.run(
+        [base_python(), "-c", code], cwd=copy.folder, env=clean_environ(), capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert copy.installed_version() == "1.0"
+
+
 def test_next_start_repairs_an_installation_that_was_killed(copy: Copy, tmp_path: Path) -> None:
     started = tmp_path / "started"
     program(tmp_path / "bin/uv", f"#!/bin/sh\ntouch {started}\nexec sleep 60\n")
     argv = [base_python(), str(copy.folder / "AutoTrainer.py")]
-    first = subprocess.Popen(argv, env=clean_environ({"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}), stdout=subprocess.DEVNULL, process_group=0)
+    first = subprocess.Popen(
+        argv, env=clean_environ({"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}), stdout=subprocess.DEVNULL, process_group=0
+    )
     wait_until(started.exists, 20, "the installer runs")
     os.killpg(first.pid, 9)
     first.wait()
