@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -97,12 +97,12 @@ def copy(tmp_path: Path) -> Copy:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     made = Copy(tmp_path_factory.mktemp("installed") / "checkout")
     first = made.start()
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Installing 1 package" in first.stdout
-    yield made
+    return made
 
 
 def said(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
