@@ -54,30 +54,33 @@ def close_panel() -> None:
 # --- what is not a message ----------------------------------------------------------------------------------------------
 
 
-def no_message(raw: object) -> str:
-    """Why this is not a message that kombu can take apart; empty if it is one."""
+def no_message(raw: object, *, remote_command: bool = False) -> str:
+    """Why this is not a message that kombu can take apart, or no remote command to a worker; empty if it is one."""
     if not isinstance(raw, dict):
         return "it is not an object"
     properties, headers = raw.get("properties"), raw.get("headers")
     if not isinstance(properties, dict) or not isinstance(properties.get("delivery_tag"), str):
         return "it has no delivery tag"
-    if not isinstance(properties.get("delivery_info", {}), dict) or not isinstance(headers, dict):
+    came = properties.get("delivery_info")
+    if not isinstance(came, dict) or not isinstance(came.get("exchange"), str) or not isinstance(came.get("routing_key"), str):
+        return "it does not say where it was sent"
+    if not isinstance(headers, dict):
         return "its headers are not an object"
     if raw.get("content-type") != _JSON or str(raw.get("content-encoding")).lower() not in ("utf-8", "us-ascii"):
         return f"its content type is {raw.get('content-type')!r} in {raw.get('content-encoding')!r}"
     if headers.get("compression"):
         return "it is compressed"
-    return _bad_body(raw.get("body"), properties.get("body_encoding"))
+    return _bad_body(raw.get("body"), properties.get("body_encoding"), dict if remote_command else object)
 
 
-def _bad_body(body: object, encoding: object) -> str:
+def _bad_body(body: object, encoding: object, shape: type) -> str:
     if not isinstance(body, str) or encoding not in ("base64", None):
         return "its body is not text"
     try:
-        json.loads(base64.b64decode(body, validate=True) if encoding else body)
+        content = json.loads(base64.b64decode(body, validate=True) if encoding else body)
     except (ValueError, binascii.Error, RecursionError):
         return "its body is not JSON"
-    return ""
+    return "" if isinstance(content, shape) else "its body is not an object"
 
 
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -108,7 +111,7 @@ class GuardedTransport(redis_transport.Transport):
     Channel = _GuardedChannel
 
     def _deliver(self, message: Any, queue: str) -> None:
-        if why := no_message(message):
+        if why := no_message(message, remote_command=queue.endswith(".pidbox")):
             _dropped(queue, why)
         else:
             super()._deliver(message, queue)  # type: ignore[no-untyped-call]

@@ -213,6 +213,8 @@ def test_worker_lives_whatever_lies_in_its_queue(host: Host) -> None:
     assert host.agent.poll() is None
     assert host.agent.pid == pid
     assert "Unrecoverable" not in host.words()
+    assert "Control command error" not in host.words()
+    assert host.client.zcard(f"{protocol.KEY_PREFIX}unacked_index") == 0  # or they would come again
 
 
 def test_worker_has_no_remote_command_that_stops_or_changes_it(host: Host) -> None:
@@ -411,7 +413,8 @@ def _marked(key: str) -> list[str]:
 
 def _message(body: str = "", **changes: Any) -> bytes:
     body = body or base64.b64encode(json.dumps([["uid", "spec"], {}, {}]).encode()).decode()
-    properties = {"delivery_tag": str(uuid.uuid4()), "delivery_mode": 2, "body_encoding": "base64", "delivery_info": {}}
+    route = {"exchange": "", "routing_key": protocol.host_queue(HOST)}
+    properties = {"delivery_tag": str(uuid.uuid4()), "delivery_mode": 2, "body_encoding": "base64", "delivery_info": route}
     headers = {"task": protocol.TRAIN_TASK, "id": str(uuid.uuid4()), "lang": "py"}
     whole = {"body": body, "content-type": "application/json", "content-encoding": "utf-8", "headers": headers, "properties": properties}
     return json.dumps(whole | changes).encode()
@@ -428,4 +431,5 @@ def _raw_messages() -> Iterator[bytes]:
     for headers in ({}, None, [], {"task": None}, {"task": []}, {"task": protocol.TRAIN_TASK}, {"task": protocol.TRAIN_TASK, "id": {}}):
         yield _message(headers=headers)
     yield _message(properties={})
+    yield _message(properties={"delivery_tag": "t", "delivery_info": {}})
     yield _message(properties=None)

@@ -10,6 +10,7 @@ from gpuworker import messageguard
 
 KNOWN = {"autotrainer.train"}
 BODY: list[Any] = [["uid"], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+ROUTE = {"exchange": "", "routing_key": "host.gpu-a"}
 
 
 def message(payload: object = BODY, **changes: Any) -> dict[str, Any]:
@@ -19,13 +20,18 @@ def message(payload: object = BODY, **changes: Any) -> dict[str, Any]:
         "content-type": "application/json",
         "content-encoding": "utf-8",
         "headers": {"task": "autotrainer.train", "id": "x"},
-        "properties": {"delivery_tag": "t", "body_encoding": "base64", "delivery_info": {}},
+        "properties": {"delivery_tag": "t", "body_encoding": "base64", "delivery_info": ROUTE},
     }
     return whole | changes
 
 
 def test_message_of_celery_passes() -> None:
     assert messageguard.no_message(message()) == ""
+
+
+def test_remote_command_must_be_an_object() -> None:
+    assert messageguard.no_message(message({"method": "ping"}), remote_command=True) == ""
+    assert messageguard.no_message(message(["ping"]), remote_command=True)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +42,9 @@ def test_message_of_celery_passes() -> None:
         message(properties={}),
         message(properties={"delivery_tag": 1}),
         message(properties={"delivery_tag": "t", "delivery_info": "x", "body_encoding": "base64"}),
+        message(properties={"delivery_tag": "t", "delivery_info": {}, "body_encoding": "base64"}),
+        message(properties={"delivery_tag": "t", "delivery_info": {"exchange": "", "routing_key": None}, "body_encoding": "base64"}),
+        message(properties={"delivery_tag": "t", "delivery_info": ROUTE, "body_encoding": "gzip"}),
         message(headers=None),
         message(headers=[]),
         message(**{"content-type": "application/data"}),
