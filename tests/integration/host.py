@@ -17,7 +17,7 @@ from typing import Any
 import redis
 from celery import Celery
 
-from gpuworker import protocol
+from gpuworker import messageguard, protocol
 from gpuworker import settings as environment
 from gpuworker.protocol import Ack, Beat, Ended, Kind, Refused, Spec, Started, Stop
 from tests.waiting import wait_until
@@ -55,6 +55,7 @@ class Host:
         self.settings = environment.load({k: v for k, v in self.env.items() if k.startswith("AUTOTRAINER_")})
         self.app = Celery("control-of-the-test", set_as_current=False)
         self.app.config_from_object(environment.celery_conf(self.settings, "test"))
+        messageguard.install(self.app)  # as the control plane does
 
     @property
     def attempts(self) -> Path:

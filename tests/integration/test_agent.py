@@ -79,6 +79,32 @@ def test_agent_sends_the_whole_log_before_the_end(host: Host) -> None:
     wait_until(lambda: host.hear() or len(host.log(spec)) == 3_000_000, 10, "the log")
 
 
+def test_relay_waits_while_nobody_reads_and_is_whole_in_the_end(host: Host) -> None:
+    spec = host.offer(host.spec("head -c 5000000 /dev/zero | tr '\\0' x; sleep 1; echo; echo out of memory; exit 3", device_count=0))
+    wait_until(lambda: (host.folder(spec) / "ended.json").exists(), 15, "the end")
+    sent = sum(len(fields[b"d"]) for _, fields in host.client.xrange(protocol.logs_key(HOST)))
+    assert 0 < sent <= 2**20
+    assert host.report(Ended, spec).oom_detected
+    wait_until(lambda: host.hear() or len(host.log(spec)) == 5_000_015, 15, "the log")
+    wait_until(lambda: (host.folder(spec) / "ack-log").exists(), 5, "handed over")
+
+
+def test_relay_fills_the_gap_when_redis_lost_a_piece_of_a_log(host: Host) -> None:
+    spec = host.offer(host.spec("for i in $(seq 20); do echo line $i; sleep 0.2; done", device_count=0))
+    wait_until(lambda: host.client.xlen(protocol.logs_key(HOST)), 10, "a chunk")
+    host.client.delete(protocol.logs_key(HOST))
+    host.report(Ended, spec)
+    whole = b"".join(b"line %d\n" % i for i in range(1, 21))
+    wait_until(lambda: host.hear() or host.log(spec) == whole, 15, "the log")
+
+
+def test_log_that_its_command_truncates_keeps_what_was_relayed(host: Host) -> None:
+    spec = host.offer(host.spec("echo before; sleep 0.5; echo after > /dev/stderr; sleep 0.3; echo more", device_count=0))
+    ended = host.report(Ended, spec)
+    assert host.log(spec) == b"before\nafter\nmore\n"
+    assert (ended.log_bytes, "truncated" in ended.message) == (18, True)
+
+
 def test_agent_ends_the_tree_when_told_to_stop(host: Host) -> None:
     spec = host.offer(host.spec("trap '' TERM; sleep 100 & setsid sleep 100 & wait; sleep 100", device_count=1))
     host.report(Started, spec)
