@@ -75,6 +75,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "jobs.web.security.content_security_policy",
+    "autotrainer_site.middleware.in_one_thread",  # last
 ]
 
 ROOT_URLCONF = "autotrainer_site.urls"
@@ -172,6 +173,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": "INFO"},
-    "loggers": {"uvicorn.access": {"level": "WARNING"}, "celery.worker.strategy": {"level": "WARNING"}},
+    "loggers": {"django.request": {"level": "ERROR"}, "uvicorn.access": {"level": "WARNING"}, "celery.worker.strategy": {"level": "WARNING"}},
 }
 HOST_LOST_AFTER_S = AUTOTRAINER.host_lost_s
