@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet, Window
+from django.db.models import Case, Exists, F, IntegerField, OuterRef, Q, QuerySet, When, Window
 from django.db.models.functions import RowNumber
 
 from jobs import capacity, hostlink, lifecycle
@@ -48,10 +48,11 @@ def run_pass(now: datetime, *, writing: Writing = transaction.atomic) -> float |
 
 def queue_positions(job_ids: Iterable[int]) -> dict[int, int]:
     """Places in the queue, 1-based, in the order in which jobs are considered; jobs that are not queued have none."""
-    numbered = Job.objects.filter(state=JobState.QUEUED).annotate(
-        place=Window(RowNumber(), order_by=[F("priority").desc(), F("pk").asc()]),
-    )
-    return dict(numbered.filter(pk__in=list(job_ids)).values_list("pk", "place"))
+    place = Window(RowNumber(), order_by=[F("priority").desc(), F("pk").asc()])
+    # The wanted ones are picked by an expression over the window: a filter on their keys would be applied before it, and
+    # the places would count among the wanted ones only.
+    wanted = Case(When(pk__in=list(job_ids), then=place), default=0, output_field=IntegerField())
+    return dict(Job.objects.filter(state=JobState.QUEUED).annotate(place=wanted).filter(place__gt=0).values_list("pk", "place"))
 
 
 # --- placing ------------------------------------------------------------------------------------------------------------

@@ -58,6 +58,13 @@ def test_positions_count_in_scheduling_order(submit: Submit, host: FakeHost) -> 
     assert positions == {urgent.pk: 1, first.pk: 2, last.pk: 3}
 
 
+def test_positions_count_the_jobs_that_were_not_asked_for_too(submit: Submit, host: FakeHost) -> None:
+    first, urgent = submit(), submit(priority=9)
+    assert dispatch.queue_positions([first.pk]) == {first.pk: 2}
+    assert dispatch.queue_positions([urgent.pk, 10**6]) == {urgent.pk: 1}
+    assert dispatch.queue_positions([]) == {}
+
+
 def test_pass_says_when_it_wants_to_run_again(submit: Submit, host: FakeHost) -> None:
     submit(begin_at=timezone.now() + timedelta(seconds=90))
     later = run_pass()
