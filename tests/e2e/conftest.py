@@ -45,6 +45,24 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+@pytest.fixture(scope="module")
+def cookies(browser: Browser, product: Product) -> list[Any]:
+    """Of an administrator who came in by the link that `manage.py signin` prints; signing in is throttled, so once is enough."""
+    context = browser.new_context()
+    window = context.new_page()
+    window.goto(product.sign_in_link())
+    window.get_by_role("link", name="New job").first.wait_for()
+    found = context.cookies()
+    context.close()
+    return list(found)
+
+
+@pytest.fixture
+def signed_in(page: Page, cookies: list[Any]) -> Page:
+    page.context.add_cookies(cookies)
+    return page
+
+
 @pytest.fixture
 def page(browser: Browser, product: Product) -> Iterator[Page]:
     """A fresh window; at the end nothing was wrong in its console, and it asked no other host for anything."""

@@ -175,6 +175,13 @@ class Product:
     def sign_in(self, username: str, password: str) -> str:
         return str(self.api("POST", "auth/login/", {"username": username, "password": password})["token"])
 
+    def sign_in_link(self) -> str:
+        """A link that works once, from `manage.py signin`."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", "signin"], cwd=CHECKOUT, env=self.environ, capture_output=True, text=True, timeout=30, check=True
+        )
+        return re.findall(r"http://\S+/signin/\S+", done.stdout)[0]
+
     def submit(self, command: str, **fields: Any) -> dict[str, Any]:
         job = {"name": "walk", "command": command, "working_dir": str(self.work), "min_gpus": 1, "max_gpus": 1, **fields}
         answer: dict[str, Any] = self.api("POST", "jobs/", job)

@@ -32,10 +32,10 @@ def submit(page: Page, product: Product, *, name: str, command: str, retries: in
     page.get_by_label("Name", exact=True).fill(name)
     page.get_by_label("Command").fill(command)
     page.get_by_label("Working directory").fill(str(product.work))
-    page.get_by_label("Min GPUs").fill("1")
-    page.get_by_label("Max GPUs").fill("1")
-    page.get_by_label("Retries").fill(str(retries))
-    page.get_by_role("button", name="Submit").click()
+    page.get_by_label("GPUs, at least").fill("1")
+    page.get_by_label("GPUs, at most").fill("1")
+    page.get_by_label("Retries", exact=True).fill(str(retries))
+    page.get_by_role("button", name="Submit", exact=True).click()
     page.wait_for_url(re.compile(r"/jobs/\d+/"))
     return int(re.findall(r"/jobs/(\d+)/", page.url)[0])
 
@@ -75,7 +75,7 @@ def test_sample_script_is_submitted_watched_and_leaves_its_picture(page: Page, p
 
 
 @pytest.mark.parametrize(("mode", "oom"), [("oom", True), ("error", False)])
-def test_failing_script_is_retried_and_the_page_says_why_it_failed(page: Page, product: Product, mode: str, oom: bool) -> None:
+def test_failing_script_is_retried_and_the_page_says_why_it_failed(signed_in: Page, product: Product, mode: str, oom: bool) -> None:
     command = f"python mock_train.py --name Fails_{mode} --mode {mode} --mem 2.0 --seconds 1"
     job = product.submit(command, name=f"Fails_{mode}", max_retries=2, retry_delay_s=0.2)
     ended = product.wait(job["id"], "failed", timeout_s=60)
@@ -83,41 +83,38 @@ def test_failing_script_is_retried_and_the_page_says_why_it_failed(page: Page, p
     assert {a["exit_code"] for a in ended["attempts"]} == {1}
     assert [a["oom_detected"] for a in ended["attempts"]] == [oom] * 3
     assert ended["oom_detected"] is oom
-    sign_in(page, product)
-    page.goto(f"{product.url}/jobs/{job['id']}/")
-    expect(page.get_by_text("Failed").first).to_be_visible()
-    expect(page.get_by_text(f"Task Name: Fails_{mode}").first).to_be_visible()
+    signed_in.goto(f"{product.url}/jobs/{job['id']}/")
+    expect(signed_in.get_by_text("Failed").first).to_be_visible()
+    expect(signed_in.get_by_text(f"Task Name: Fails_{mode}").first).to_be_visible()
     if oom:
-        expect(page.get_by_text(re.compile("out of (GPU )?memory", re.IGNORECASE)).first).to_be_visible()
+        expect(signed_in.get_by_text(re.compile("out of (GPU )?memory", re.IGNORECASE)).first).to_be_visible()
 
 
-def test_second_job_waits_for_the_first_by_name_and_starts_when_it_ends(page: Page, product: Product) -> None:
+def test_second_job_waits_for_the_first_by_name_and_starts_when_it_ends(signed_in: Page, product: Product) -> None:
     gate = product.work / "first-may-end"
     first = product.submit(f"until test -e {gate}; do sleep 0.05; done", name="holds-the-card")
     product.wait(first["id"], "running")
-    sign_in(page, product)
-    second = submit(page, product, name="waits-for-the-card", command="echo it is my turn")
+    second = submit(signed_in, product, name="waits-for-the-card", command="echo it is my turn")
     waiting = wait_until(lambda: product.job(second)["wait_reason"], 10, "the second job says why it waits")
     assert waiting["code"] == "Resources"
     assert f"#{first['id']}" in waiting["message"] or "holds-the-card" in waiting["message"]
-    page.goto(product.url)
-    expect(page.get_by_text(waiting["message"]).first).to_be_visible()
+    signed_in.goto(product.url)
+    expect(signed_in.get_by_text(waiting["message"]).first).to_be_visible()
     gate.touch()
     ended = product.wait(second, "completed")
     assert b"it is my turn" in product.log(second)
     assert ended["started_at"] >= product.job(first["id"])["ended_at"]
-    expect(page.get_by_text("waits-for-the-card").first).to_be_visible()
+    expect(signed_in.get_by_text("waits-for-the-card").first).to_be_visible()
 
 
-def test_cancel_on_the_page_ends_every_process(page: Page, product: Product) -> None:
+def test_cancel_on_the_page_ends_every_process(signed_in: Page, product: Product) -> None:
     job = product.submit("sleep 600 & sleep 600", name="to-be-cancelled")
     product.wait(job["id"], "running")
     assert product.trainings(job["id"])
-    sign_in(page, product)
-    page.goto(f"{product.url}/jobs/{job['id']}/")
-    page.on("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Cancel").click()
+    signed_in.goto(f"{product.url}/jobs/{job['id']}/")
+    signed_in.get_by_role("button", name="Cancel").click()
+    signed_in.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     ended = product.wait(job["id"], "cancelled")
     assert [a["outcome"] for a in ended["attempts"]] == ["cancelled"]
     assert product.trainings(job["id"]) == []
-    expect(page.get_by_text("Cancelled").first).to_be_visible()
+    expect(signed_in.get_by_text("Cancelled").first).to_be_visible()
