@@ -1,5 +1,5 @@
-"""Compares what the database believes with what the hosts show, and repairs the difference (research table in
-docs/how-it-works.md): everything that a lost message, a dead agent or a reboot leaves behind comes right here.
+"""Compares what the database believes with what the hosts show, and repairs the difference (docs/how-it-works.md,
+"Repair"): everything that a lost message, a dead agent or a reboot leaves behind comes right here.
 
 Nothing is taken back on silence alone: a host that says nothing may well be running the job.
 """
