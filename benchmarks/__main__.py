@@ -60,10 +60,11 @@ def run(folder: Path, scale: float) -> dict[str, Any]:
         result["gap_ms"] = gaps(program, client, peer.submit, rounds=round(3 * scale), jobs=20)
     (folder / "many").mkdir()
     with Product(folder / "many", devices=f"sim:{DEVICES}x24GiB") as product, bare_celery(folder / "peer-many", DEVICES) as peer:
+        fresh = measure.settled_footprint(product)
         say(f"jobs a second with {DEVICES} devices, by turns")
         result["jobs_per_s"] = throughput(program, product, peer.submit, rounds=2, seconds=12 * scale)
         say("memory")
-        result["memory_mb"] = memory(program, product, peer.pid)
+        result["memory_mb"] = {"fresh": plain(fresh), **memory(program, product, peer.pid)}
     return result
 
 
@@ -115,15 +116,19 @@ def memory(program: Path, product: Product, peer_pid: int) -> dict[str, Any]:
         stamps.wait(lambda: len(stamps.starts) == DEVICES, 30, f"{DEVICES} jobs run")
         busy = measure.settled_footprint(product)
     return {
-        "idle": {kind: {"processes": f.processes, "pss_mb": f.pss_mb} for kind, f in idle.items()},
-        "busy": {kind: {"processes": f.processes, "pss_mb": f.pss_mb} for kind, f in busy.items()},
+        "idle": plain(idle),
+        "busy": plain(busy),
         "each_running_job": (total_mb(busy) - total_mb(idle)) / DEVICES,
         "celery_worker": measure.pss(peer_pid),
     }
 
 
+def plain(kinds: dict[str, Footprint]) -> dict[str, dict[str, float]]:
+    return {kind: {"processes": found.processes, "pss_mb": found.pss_mb} for kind, found in kinds.items()}
+
+
 def table(result: dict[str, Any]) -> str:
-    lines = [f"{'':<42}{'AutoTrainer':>14}{'bare Celery':>14}{'ratio':>8}"]
+    lines = [f"{'':<46}{'AutoTrainer':>14}{'bare Celery':>14}{'ratio':>8}"]
     for title, name in (("submit (REST) to the first instruction", "start_ms"), ("end of a job to the next start", "gap_ms")):
         for percent in (50, 95):
             ours, celery = (percentile(result[name][side], percent) for side in ("ours", "celery"))
@@ -134,9 +139,10 @@ def table(result: dict[str, Any]) -> str:
     idle = {kind: Footprint(f["processes"], f["pss_mb"]) for kind, f in memory["idle"].items()}
     for kind, found in idle.items():
         peer = memory["celery_worker"] if kind == "agent" else None
-        title = f"memory (PSS), idle: {kind}" + (f", {found.processes} processes" if found.processes > 1 else "")
+        fresh = memory["fresh"].get(kind, {}).get("pss_mb", 0.0)
+        title = f"memory (PSS), idle: {kind}" + (f" ({found.processes} processes)" if found.processes > 1 else "")
         shown = f"{peer:.0f} MB" if peer else ""
-        lines.append(_row(title, f"{found.pss_mb:.1f} MB", shown, found.pss_mb / peer if peer else None))
+        lines.append(_row(title, f"{found.pss_mb:.1f} MB", shown, found.pss_mb / peer if peer else None) + f"   fresh {fresh:.1f} MB")
     lines.append(_row("memory (PSS), idle: all of ours", f"{total_mb(idle):.0f} MB", "", None))
     lines.append(_row("memory (PSS), each running job", f"{memory['each_running_job']:.2f} MB", "", None))
     lines.append(f"\nThis disk takes {percentile(result['fsync_ms'], 50):.2f} ms (p50) for an fsync; a bare Celery worker never makes one.")
@@ -144,7 +150,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _row(title: str, ours: str, peer: str, ratio: float | None) -> str:
-    return f"{title:<42}{ours:>14}{peer:>14}{f'{ratio:.2f}' if ratio is not None else '':>8}"
+    return f"{title:<46}{ours:>14}{peer:>14}{f'{ratio:.2f}' if ratio is not None else '':>8}"
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def test_table_shows_ratios_and_the_disk_beside_them() -> None:
     both = {"ours": [10.0, 10.0], "celery": [4.0, 4.0]}
     memory = {
         "idle": {"agent": {"processes": 1, "pss_mb": 60.0}},
+        "fresh": {"agent": {"processes": 1, "pss_mb": 55.0}},
         "busy": {},
         "each_running_job": 1.25,
         "celery_worker": 50.0,
