@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,8 @@ from gpuworker.protocol import EndReason
 from gpuworker.shim import locks, processes
 from tests.integration.launching import GPU_0, GPU_1, Lab, a_lab, connected, ended, kill, living, pids_in, running, shim_pid
 from tests.waiting import wait_until
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -147,7 +151,7 @@ def test_limits_and_graces_beyond_all_clocks_do_no_harm(lab):
     assert (lab.settings.host_home / "shim.log").read_text() == ""
 
 
-@pytest.mark.parametrize(("kind", "count"), [("stubborn", 1), ("own_session", 2), ("escaped", 2), ("stopped", 1)])
+@pytest.mark.parametrize(("kind", "count"), [("stubborn", 1), ("own_session", 2), ("escaped", 2)])
 def test_cancel_leaves_nobody_of_a_family(lab, kind, count):
     attempt, file = lab.family(kind, kill_grace_s=30)
     pids = pids_in(file, count)
@@ -166,6 +170,14 @@ def test_cancel_gives_the_grace_and_records_the_exit_code(lab):
     record = ended(attempt)
     assert (record["reason"], record["exit_code"], record["signal"]) == ("cancelled", 0, None)
     assert attempt.log_path.read_text() == "saved\n"
+
+
+def test_cancel_wakes_a_stopped_command_so_that_it_can_end_within_the_grace(lab):
+    attempt, file = lab.family("stopped")
+    pids_in(file, 1)
+    with connected(attempt) as client:
+        client.stop(EndReason.CANCELLED, 60)
+    assert ended(attempt)["signal"] == signal.SIGTERM
 
 
 def test_second_stop_shortens_the_grace_of_the_first(lab):
@@ -298,6 +310,19 @@ def test_command_never_runs_when_the_shim_is_killed_before_go(lab):
     assert attempt.state() is AttemptState.ABANDONED
     assert attempt.record("started.json") is None
     assert not mark.exists()
+
+
+def test_child_that_waits_for_go_ends_when_the_shim_is_killed(tmp_path):
+    launch = {"shell": "/bin/sh", "command": f"touch {tmp_path}/ran", "env": {}}
+    code = (
+        "import os, signal\n"
+        "from gpuworker.shim.command import Command\n"
+        f"print(Command({launch!r}, 1, []).pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    shim = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, stdout=subprocess.PIPE, check=False, timeout=10)
+    wait_until(lambda: living([int(shim.stdout)]) == [], 5, "the child has ended")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
