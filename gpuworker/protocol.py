@@ -15,7 +15,7 @@ Redis, all below `autotrainer:` (Celery's own keys carry the same prefix through
     host:<name>:acks      stream, field `e`: a sealed Ack; bounded, the host reads on from where it was
     host:<name>:claims    hash, device UUID -> "<attempt key> <fence> <unix ms of the last renewal>"
     host:<name>:fences    hash, job UID -> the highest fence that ever claimed on this host
-    wake                  stream, empty entries: a control worker that does not schedule passes a knock on to the one that does
+    wake                  stream, empty entries: the bell of the scheduler: whoever changes what may start rings it
 """
 
 from __future__ import annotations

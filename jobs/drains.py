@@ -98,5 +98,5 @@ def _by(actor: User, reason: str) -> str:
 def _told(what: str, name: str, actor: User, reason: str, changed: int) -> bool:
     if changed:
         log.info("%s %s by %s%s", name, what, actor.get_username(), f": {reason}" if reason else "", extra={"action": what})
-        hostlink.pass_on_knock()  # a resume may let a job start
+        hostlink.ring()  # a resume may let a job start
     return changed == 1

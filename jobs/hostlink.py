@@ -41,58 +41,54 @@ def host_key(host: str) -> bytes:
 
 
 def knock(job: Job) -> bool:
-    """Wake the scheduler through the front door of the control worker; False if Redis did not take it (its tick will).
+    """Wake the scheduler, and put the job's Celery task before its front door; False if Redis took neither (its tick will do).
 
     A person waits for this: without Redis it takes a few hundred ms at most, and the next ones nothing at all for a while.
     """
-    if not _door.open():
+    if not ring():
         return False
     taken = _publish(protocol.CONTROL_QUEUE, job, args=[str(job.uid)], retries=0, again=False)
-    _door.found(taken)
+    if not taken:
+        _door.shut()
     return taken
 
 
-class _Door:
-    """Whether Redis takes knocks, as far as was seen lately. Threads may race here: at worst one asks once more."""
+def ring() -> bool:
+    """Wake the scheduler, wherever it leads, by the shortest way: milliseconds before a Celery message gets there."""
+    return _door.ring()
 
-    TRUSTED_S = 5.0
-    CLOSED_S = 2.0
+
+class _Door:
+    """Where Redis took nothing a moment ago it is not asked again. Threads may race here: at worst one asks once more."""
+
+    SHUT_S = 2.0
     TIMEOUT_S = 0.3
 
     def __init__(self) -> None:
-        self._seen: tuple[bool, float] = (False, -math.inf)
+        self._shut_until = -math.inf
 
-    def open(self) -> bool:
-        works, at = self._seen
-        age_s = time.monotonic() - at
-        if age_s > (self.TRUSTED_S if works else self.CLOSED_S):
-            self.found(self._answers())
-        return self._seen[0]
-
-    def found(self, works: bool) -> None:
-        self._seen = (works, time.monotonic())
-
-    def _answers(self) -> bool:
-        """Celery's own connection would try for many seconds where packets get lost."""
+    def ring(self) -> bool:
+        if time.monotonic() < self._shut_until:
+            return False
         try:
-            with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=self.TIMEOUT_S, socket_connect_timeout=self.TIMEOUT_S) as asked:
-                return bool(asked.ping())
+            _bell(settings.REDIS_URL).xadd(protocol.wake_key(), {"w": b""}, maxlen=4, approximate=False)
         except (redis.RedisError, OSError) as exc:
             log.warning("Redis takes no knocks: %s", exc, extra={"action": "publish"})
+            self.shut()
             return False
+        return True
+
+    def shut(self) -> None:
+        self._shut_until = time.monotonic() + self.SHUT_S
 
 
 _door = _Door()
 
 
-def pass_on_knock() -> bool:
-    """Tell the control worker that schedules what another one heard; False if Redis did not take it."""
-    try:
-        client().xadd(protocol.wake_key(), {"w": b""}, maxlen=4, approximate=False)
-    except (redis.RedisError, OSError) as exc:
-        log.warning("Redis took no knock: %s", exc, extra={"action": "publish"})
-        return False
-    return True
+@functools.lru_cache(maxsize=2)
+def _bell(url: str) -> redis.Redis:
+    """Impatient: Celery's own connection, and the one for reading, would try for many seconds where packets get lost."""
+    return redis.Redis.from_url(url, socket_timeout=_Door.TIMEOUT_S, socket_connect_timeout=_Door.TIMEOUT_S, retry=None)
 
 
 def offer(job: Job, spec: Spec, host: str) -> bool:

@@ -234,10 +234,10 @@ def test_message_with_a_nul_is_stored_without_it(ingest: Ingest, offered: Offere
     assert (attempt.outcome, attempt.message) == (Outcome.LAUNCH_FAILED, "no /da\ufffdta")
 
 
-def test_knock_of_another_worker_wakes_the_scheduler(host: FakeHost) -> None:
+def test_ring_of_another_process_wakes_the_scheduler(host: FakeHost) -> None:
     knocks: list[int] = []
     ingest = Ingest(on_knock=lambda: knocks.append(1))
-    hostlink.pass_on_knock()
+    hostlink.ring()
     ingest.turn(100)
     assert knocks == [1]
     assert ingest.turn(1) == 0
