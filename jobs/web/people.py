@@ -26,7 +26,7 @@ View = Callable[Concatenate[UserRequest, P], HttpResponse]
 
 def signed_in(view: View[P]) -> View[P]:
     """A page: whoever is not signed in goes to the sign-in page. Never kept in caches, so that "back" shows what is."""
-    return cast("View[P]", never_cache(login_required(view)))
+    return never_cache(login_required(view))
 
 
 def live_part(view: View[P]) -> View[P]:
