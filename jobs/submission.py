@@ -13,7 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Q
 
-from jobs import fields
+from jobs import capacity, fields
 from jobs.fields import Field
 from jobs.models import Host, Job, User
 from jobs.states import TERMINAL, JobState, OnHostLoss
@@ -201,44 +201,66 @@ def _numbers(ids: list[int]) -> str:
 
 
 def _check_inventory(wanted: Mapping[str, Any], errors: dict[str, list[str]]) -> None:
-    """Refuse what no known host can ever have. Where a host that is allowed is not known (yet), it waits instead."""
-    count, memory_mib = wanted["min_gpus"], wanted.get("gpu_memory_mib", 0)
-    devices = _known_devices(wanted.get("hosts") or []) if count else None
-    if devices is None:
+    """Refuse what no known host can ever have. Where a host that is allowed is not known (yet), it waits instead.
+
+    The rows follow the heartbeats by a moment, in which a host that has just joined is seen everywhere but in them. So
+    before anything is refused the heartbeats are asked too; not sooner, since nobody who submits shall wait for Redis.
+    """
+    allowed = wanted.get("hosts") or []
+    if not wanted["min_gpus"] or not _misfit(wanted, _known(_rows(allowed), allowed)):
         return
+    errors.update(_misfit(wanted, _known(_heard(allowed), allowed)))
+
+
+def _misfit(wanted: Mapping[str, Any], devices: Mapping[str, list[int]] | None) -> dict[str, list[str]]:
+    """What is wrong with a request, beside these devices (memory in MiB, by host); None: nothing can be ruled out."""
+    count, memory_mib = wanted["min_gpus"], wanted.get("gpu_memory_mib", 0)
+    if devices is None:
+        return {}
     host, most = max(((host, len(sizes)) for host, sizes in devices.items()), key=lambda each: each[1])
     if count > most:
         mend = f"the most is {most}, on {host}. Ask for {most} or fewer." if most else "ask for 0, or add a host that has one."
-        errors["min_gpus"] = [f"No known host has {_gpus(count)}: {mend}"]
-        return
+        return {"min_gpus": [f"No known host has {_gpus(count)}: {mend}"]}
     largest = max(size for sizes in devices.values() for size in sizes)
     if memory_mib > largest:
-        errors["gpu_memory_mib"] = [
-            f"No known device has {memory_mib} MiB ({_gib(memory_mib)}); the largest has {largest} MiB ({_gib(largest)})."
-        ]
-        return
+        asked, there = f"{memory_mib} MiB ({_gib(memory_mib)})", f"{largest} MiB ({_gib(largest)})"
+        return {"gpu_memory_mib": [f"No known device has {asked}; the largest has {there}."]}
     fitting = {host: sum(size >= memory_mib for size in sizes) for host, sizes in devices.items()}
     host = max(fitting, key=lambda each: fitting[each])
     if count > fitting[host]:
-        errors["min_gpus"] = [f"No known host has {_gpus(count)} with {_gib(memory_mib)}; the most is {fitting[host]}, on {host}."]
+        return {"min_gpus": [f"No known host has {_gpus(count)} with {_gib(memory_mib)}; the most is {fitting[host]}, on {host}."]}
+    return {}
 
 
-def _known_devices(allowed: list[str]) -> dict[str, list[int]] | None:
-    """Memory (MiB) of the devices of each allowed host; None where nothing can be ruled out.
+_HostDevices = Iterable[tuple[str, bool, str, list[int | None]]]
+"""Of each host: name, whether its devices were ever told, why they cannot be read, and the memory of each (MiB)."""
+
+
+def _rows(allowed: list[str]) -> _HostDevices:
+    hosts = Host.objects.filter(Q(name__in=allowed) if allowed else Q()).prefetch_related("devices")
+    for host in hosts:
+        sizes = [device.memory_total_mib for device in host.devices.all() if device.present and device.allocatable]
+        yield host.name, host.inventory_known, host.device_error, sizes
+
+
+def _heard(allowed: list[str]) -> _HostDevices:
+    for host in capacity.hosts_now():
+        if not allowed or host.name in allowed:
+            sizes = [device.memory_total_mib for device in host.devices if device.allocatable]
+            yield host.name, host.inventory_known, host.device_error, sizes
+
+
+def _known(hosts: _HostDevices, allowed: list[str]) -> dict[str, list[int]] | None:
+    """Memory (MiB) of the devices of each host; None where nothing can be ruled out.
 
     A device whose memory is not known may fit anything, and so may a host whose driver does not answer now.
     """
-    rows = Host.objects.filter(Q(name__in=allowed) if allowed else Q()).values_list(
-        "name", "inventory_known", "device_error", "devices__memory_total_mib", "devices__present", "devices__allocatable"
-    )
     devices: dict[str, list[int]] = {}
-    for name, known, error, memory_mib, present, allocatable in rows:
+    for name, known, error, sizes in hosts:
         if error:
             return None
         if known:
-            sizes = devices.setdefault(name, [])
-            if present and allocatable:
-                sizes.append(fields.LARGEST_INTEGER if memory_mib is None else memory_mib)
+            devices[name] = [fields.LARGEST_INTEGER if size is None else size for size in sizes]
     return devices if devices and devices.keys() >= set(allowed) else None
 
 

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from jobs.models import Job, JobEvent, User
 from jobs.states import JobState, Role
+from tests.integration.fakehost import FakeHost
 from tests.integration.rest import Rest, errors, known_host, make_attempt, make_job, person, put_into
 
 pytestmark = pytest.mark.django_db
@@ -203,6 +204,13 @@ def test_submit_is_taken_when_a_hosts_devices_are_not_known(api: Rest, fields: d
     if fields:
         known_host("gpu-a", 24, **fields)
     assert api("POST", "jobs/", {"command": "true", "min_gpus": 8, "gpu_memory_mib": 90_000}).status_code == 201
+
+
+def test_submit_is_taken_when_a_host_has_just_told_its_devices(host: FakeHost, ada: User) -> None:
+    known_host("gpu-b", 8)
+    answer = Rest(ada)("POST", "jobs/", {"command": "true", "min_gpus": 2, "gpu_memory_mib": 20_000})
+    assert answer.status_code == 201, answer.content  # gpu-a's row knows nothing yet, its heartbeat does
+    assert "24 GiB" in errors(Rest(ada)("POST", "jobs/", {"command": "true", "gpu_memory_mib": 30_000}))["gpu_memory_mib"]
 
 
 def test_submit_is_taken_when_it_names_a_host_that_is_not_there_yet(api: Rest) -> None:
