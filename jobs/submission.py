@@ -237,10 +237,14 @@ _HostDevices = Iterable[tuple[str, bool, str, list[int | None]]]
 
 
 def _rows(allowed: list[str]) -> _HostDevices:
-    hosts = Host.objects.filter(Q(name__in=allowed) if allowed else Q()).prefetch_related("devices")
-    for host in hosts:
-        sizes = [device.memory_total_mib for device in host.devices.all() if device.present and device.allocatable]
-        yield host.name, host.inventory_known, host.device_error, sizes
+    hosts: dict[str, tuple[bool, str, list[int | None]]] = {}
+    columns = ("name", "inventory_known", "device_error", "devices__memory_total_mib", "devices__present", "devices__allocatable")
+    rows = Host.objects.filter(Q(name__in=allowed) if allowed else Q()).values_list(*columns)
+    for name, known, error, memory_mib, present, allocatable in rows:  # one query: a person waits for it
+        sizes = hosts.setdefault(name, (known, error, []))[2]
+        if present and allocatable:
+            sizes.append(memory_mib)
+    return [(name, *told) for name, told in hosts.items()]
 
 
 def _heard(allowed: list[str]) -> _HostDevices:
