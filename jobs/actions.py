@@ -1,4 +1,4 @@
-"""What people do to a job by one word: the same buttons in REST, pages and admin."""
+"""What people do to a job, by one word or by an edit: the same in REST, pages and admin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from django.core.exceptions import PermissionDenied
 
 from jobs import access, lifecycle
 from jobs.models import Job, User
-from jobs.states import TERMINAL, JobState
+from jobs.states import TERMINAL, WAITING, JobState
+from jobs.submission import Submission
 
 ACTIONS = ("cancel", "hold", "release", "resubmit")
 
@@ -53,3 +54,21 @@ def perform(name: str, job: Job, actor: User) -> Job:
     if not done:
         raise ActionRefused(f"Job {job.pk} is {job.state}; {_ONLY[name]}.")
     return job
+
+
+def editable(job: Job) -> bool:
+    """Whether it has not started, so that an edit is possible now."""
+    return JobState(job.state) in WAITING and not job.attempts.all()
+
+
+def edit(job: Job, changes: Submission, actor: User) -> None:
+    """Change what has not started. Raises ActionRefused, PermissionDenied."""
+    if not access.may_change(actor, job):
+        raise PermissionDenied
+    if (changes.fields or changes.after is not None) and not lifecycle.edit(job, changes.fields, after=changes.after, actor=actor):
+        raise ActionRefused(started(job))
+
+
+def started(job: Job) -> str:
+    """Why it cannot be edited any more, for whoever tries."""
+    return f"Job {job.pk} is {job.state} and has been started before: resubmit it, or submit a changed copy."

@@ -23,6 +23,8 @@ LONGEST_VARIABLE = 64 * 1024  # bytes, name and value
 LONGEST_ENVIRONMENT = 512 * 1024  # bytes; the kernel's limit for arguments and environment together is 2 MiB
 MOST_PARENTS = 1000
 MOST_HOSTS = 200
+LONGEST_REASON = 500
+LARGEST_ID = 2**63 - 1
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -99,6 +101,14 @@ def optional_directory(base: Path) -> Reader:
     return lambda value: "" if value in ("", None) else read(value)
 
 
+def reason(value: Any) -> str:
+    """Why an operator does something, for those who meet it later."""
+    read = text(value).strip()
+    if len(read) > LONGEST_REASON:
+        raise ValueError(f"At most {LONGEST_REASON} characters.")
+    return read
+
+
 def integer(least: int, most: int = LARGEST_INTEGER) -> Reader:
     def read(value: Any) -> int:
         number = _whole(value)
@@ -173,7 +183,15 @@ def job_ids(value: Any) -> list[int]:
         raise ValueError(f"Write a list of job numbers, such as [41, 42]; this is {_kind(value)}.")
     if len(value) > MOST_PARENTS:
         raise ValueError(f"At most {MOST_PARENTS} jobs.")
-    return list(dict.fromkeys(map(integer(1, 2**63 - 1), value)))
+    return list(dict.fromkeys(map(integer(1, LARGEST_ID), value)))
+
+
+def searched_number(words: str) -> int | None:
+    """The job that somebody who types "42" or "#42" into a search may mean; None where no job can have that number."""
+    number = words.strip().removeprefix("#")
+    if not (number.isascii() and number.isdecimal() and len(number) < 20):
+        return None
+    return int(number) if int(number) <= LARGEST_ID else None
 
 
 def host_names(value: Any) -> list[str]:

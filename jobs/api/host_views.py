@@ -19,8 +19,6 @@ from jobs.api.errors import Conflict
 from jobs.api.representation import device_body, host_body
 from jobs.models import Device, Host, User
 
-LONGEST_REASON = 500
-
 
 class HostsView(ApiView, GenericAPIView[Host]):
     """All hosts."""
@@ -83,12 +81,9 @@ def _reason(request: Request) -> str:
     body = body_of(request)
     no_fields(body, "reason")
     try:
-        reason = fields.text(body.get("reason", "")).strip()
+        return fields.reason(body.get("reason", ""))
     except ValueError as exc:
         raise ValidationError({"reason": [str(exc)]}) from exc
-    if len(reason) > LONGEST_REASON:
-        raise ValidationError({"reason": [f"At most {LONGEST_REASON} characters."]})
-    return reason
 
 
 _Action = Callable[[str, User, str], Any]

@@ -84,8 +84,10 @@ class JobView(ApiView):
             raise PermissionDenied("Only its owner and operators change a job.")
         with transaction.atomic():  # so that two edits at once cannot make two jobs wait for each other
             edited = _read(body_of(request), job.owner, partial=True, instance=job)
-            if (edited.fields or edited.after is not None) and not lifecycle.edit(job, edited.fields, after=edited.after, actor=actor):
-                raise Conflict(f"Job {job.pk} is {job.state} and has been started before: resubmit it, or submit a changed copy.")
+            try:
+                actions.edit(job, edited, actor)
+            except actions.ActionRefused as exc:
+                raise Conflict(str(exc)) from exc
         return Response(job_body(job_or_404(request, id), actor))
 
 

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_POST
 from jobs import access, actions, logs
 from jobs.capacity import hosts_now
 from jobs.dispatch import queue_positions
+from jobs.fields import LARGEST_ID
 from jobs.models import Attempt, Job
 from jobs.states import ACTIVE, TERMINAL, HostState, JobState
 from jobs.web import loglines
@@ -24,7 +25,6 @@ from jobs.web.verdict import verdict
 
 STOP_POLLING = 286
 """htmx stops asking at this answer: nothing changes any more."""
-LARGEST_ID = 2**63 - 1
 
 
 @signed_in

@@ -14,13 +14,13 @@ from django.utils.translation import gettext_lazy as _
 
 from jobs import access
 from jobs.dispatch import queue_positions
+from jobs.fields import searched_number
 from jobs.models import Job
 from jobs.states import ACTIVE, TERMINAL, WAITING, JobState
 from jobs.web.people import UserRequest, live_part, signed_in
 from jobs.web.views.overview import Row, last_attempts
 
 PER_PAGE = 50
-LARGEST_ID = 2**63 - 1
 
 FILTERS: dict[str, tuple[str | Promise, frozenset[JobState]]] = {
     "all": (_("All"), frozenset(JobState)),
@@ -117,9 +117,8 @@ def _found(request: HttpRequest, query: Query) -> QuerySet[Job]:
         jobs = jobs.filter(owner=request.user.pk)
     if query.search:
         wanted = Q(name__icontains=query.search) | Q(owner__username__iexact=query.search)
-        number = query.search.removeprefix("#")
-        if number.isascii() and number.isdecimal() and int(number[:20]) <= LARGEST_ID:
-            wanted |= Q(pk=int(number[:20]))
+        if number := searched_number(query.search):
+            wanted |= Q(pk=number)
         jobs = jobs.filter(wanted)
     return jobs
 
