@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import dj_database_url
+from django.templatetags.static import static
 
 from autotrainer_site import keys
 from gpuworker import settings as environment
@@ -165,7 +166,19 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "jobs.api.schema.add_what_no_view_tells"],
 }
 
-UNFOLD = {"SITE_TITLE": "AutoTrainer", "SITE_HEADER": "AutoTrainer", "SHOW_VIEW_ON_SITE": False}
+_SHADES = ["97% .014", "93% .032", "88% .06", "81% .1", "72% .14", "60% .16", "50% .16", "43% .15", "38% .13", "33% .1", "25% .07"]
+UNFOLD = {
+    "SITE_TITLE": "AutoTrainer",
+    "SITE_HEADER": "AutoTrainer",
+    "SITE_ICON": lambda request: static("jobs/icon.svg"),
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("jobs/icon.svg")}],
+    "SHOW_VIEW_ON_SITE": False,
+    "COLORS": {
+        "primary": {  # the pages' one accent
+            str(step): f"oklch({shade} 254)" for step, shade in zip((50, *range(100, 1000, 100), 950), _SHADES, strict=True)
+        }
+    },
+}
 
 LOGGING = {
     "version": 1,

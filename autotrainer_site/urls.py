@@ -4,8 +4,10 @@ from django.contrib import admin
 from django.urls import include, path
 
 from jobs import health
+from jobs.web.views import account
 
 urlpatterns = [
+    path("admin/login/", account.to_sign_in),  # before the admin's own
     path("admin/", admin.site.urls),
     path("api/v1/", include("jobs.api.urls")),
     path("healthz", health.healthz),

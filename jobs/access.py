@@ -13,6 +13,7 @@ from django.core.cache import cache
 from django.db.models import QuerySet
 
 from jobs.models import Job, User
+from jobs.states import Role
 
 LOGINS_PER_MINUTE = 5
 
@@ -26,6 +27,15 @@ def is_operator(user: User | AnonymousUser) -> bool:
 
 def may_submit(user: User | AnonymousUser) -> bool:
     return isinstance(user, User) and user.may_submit
+
+
+def manages_people(user: User | AnonymousUser) -> bool:
+    return isinstance(user, User) and (user.is_superuser or user.role == Role.ADMIN)
+
+
+def may_change_person(user: User | AnonymousUser, person: User) -> bool:
+    """Superusers are changed by superusers only: else an administrator could become one with a new password of theirs."""
+    return manages_people(user) and (user.is_superuser or not person.is_superuser)
 
 
 def sees_all_details(user: User | AnonymousUser) -> bool:

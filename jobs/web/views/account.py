@@ -7,10 +7,11 @@ from typing import Any
 
 from django.contrib.auth import login
 from django.contrib.auth.forms import AuthenticationForm
-from django.contrib.auth.views import LoginView
-from django.core.exceptions import ValidationError
+from django.contrib.auth.views import LoginView, redirect_to_login
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
@@ -54,3 +55,12 @@ def sign_in_by_link(request: HttpRequest, token: str) -> HttpResponse:
     response = redirect("overview")
     response["Referrer-Policy"] = "no-referrer"
     return response
+
+
+@never_cache
+def to_sign_in(request: HttpRequest) -> HttpResponse:
+    """In place of the admin's own sign-in page, which would not count tries. Who is signed in comes here for lack of rights."""
+    if request.user.is_authenticated and not request.user.is_staff:
+        raise PermissionDenied
+    index = reverse("admin:index")
+    return redirect(index) if request.user.is_authenticated else redirect_to_login(request.GET.get("next", index))

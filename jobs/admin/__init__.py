@@ -1,0 +1,17 @@
+"""The admin: every job, host and device for operators, people for administrators.
+
+Nothing else has a place here. Tokens and sign-in links are secrets, the scheduler's rows are its own, and Django's groups
+would grant what roles decide.
+"""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.contrib.auth.models import Group
+from knox.models import AuthToken
+
+from jobs.admin import device, host, job, people
+
+__all__ = ["device", "host", "job", "people"]
+
+admin.site.unregister([Group, AuthToken])
