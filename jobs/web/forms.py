@@ -19,8 +19,9 @@ Label = str | Promise
 Text = Callable[[str], Any]
 MIB = {"": 1024.0, "g": 1024.0, "m": 1.0, "t": 1024.0**2}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([gmt]?)(?:i?b)?", re.IGNORECASE)
-_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd])", re.IGNORECASE)
+_NUMBER = r"[0-9]{1,12}(?:\.[0-9]{1,12})?"  # what is longer is no amount of anything, and could grow to infinity
+_AMOUNT = re.compile(rf"({_NUMBER})\s*([gmt]?)(?:i?b)?", re.IGNORECASE)
+_SPAN = re.compile(rf"({_NUMBER})\s*([smhd])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +60,19 @@ def memory(text: str) -> int:
     return round(float(found[1]) * MIB[found[2].lower()])
 
 
-def span(text: str) -> int:
-    """Seconds from "12h", "1d 6h", "90 m"; a bare number is seconds."""
+def pause(text: str) -> float:
+    """Seconds from "12h", "1d 6h", "90 m", "1.5s"; a bare number is seconds."""
     text = text.strip()
-    if re.fullmatch(r"[0-9]{1,12}", text):
-        return int(text)
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
     if not re.fullmatch(rf"({_SPAN.pattern}\s*)+", text, re.IGNORECASE):
         raise ValueError(_("Write a time such as 30m, 12h or 1d 6h."))
-    return round(sum(float(number) * SECONDS[unit.lower()] for number, unit in _SPAN.findall(text)))
+    return sum(float(number) * SECONDS[unit.lower()] for number, unit in _SPAN.findall(text))
+
+
+def span(text: str) -> int:
+    """As `pause`, in whole seconds."""
+    return round(pause(text))
 
 
 def numbers(text: str) -> list[str]:
@@ -165,7 +171,7 @@ FOLDED = (
         label=gettext_lazy("Delay before a retry"),
         help=gettext_lazy("Doubled for each further one."),
         width="third",
-        read=span,
+        read=pause,
         placeholder="30s",
     ),
     Input(
