@@ -62,7 +62,10 @@ def offset_of(job_id: int, attempt: int, line: int) -> int:
     if before.lowest >= line - 1:
         return 0
     piece = logs.read(job_id, attempt, before.offset, 2 * PIECE_BYTES)
-    return before.offset + _first_in_row(before, piece, line - 1)
+    begin = _first_in_row(before, piece, line - 1)
+    if not begin and before.offset:  # no line begins behind this mark: the last one begins before it
+        return offset_of(job_id, attempt, before.lowest + 1)
+    return before.offset + begin
 
 
 def _marks(job_id: int, attempt: int) -> Iterator[Mark]:
