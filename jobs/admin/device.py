@@ -55,8 +55,7 @@ class DeviceAdmin(NowAdmin):
 
     @admin.display(description=_("state"))
     def stands(self, device: Device) -> str:
-        label, reason = self.state_now(device)[1], self.reason_now(device)
-        return f"{label}: {reason}" if reason else label
+        return self.reason_now(device) or self.state_now(device)[1]
 
     @admin.display(description=_("job"))
     def job_now(self, device: Device) -> str:
