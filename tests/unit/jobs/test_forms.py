@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.fields import searched_number
@@ -58,6 +58,7 @@ def test_amounts_and_times_are_refused_with_an_example_when_they_are_none(read: 
 
 
 @given(st.text(max_size=40))
+@settings(deadline=None)
 def test_readers_take_or_refuse_whatever_is_typed(text: str) -> None:
     _, errors = forms.read({field.name: text for field in forms.ALL})
     assert set(errors) <= {"gpu_memory_mib", "time_limit_s", "retry_delay_s", "env"}
@@ -142,6 +143,7 @@ jobs = st.builds(
 
 
 @given(jobs)
+@settings(deadline=None)
 def test_old_job_reads_as_itself_when_nothing_is_changed(job: Job) -> None:
     data, errors = forms.read(forms.of_job(job))
     assert errors == {}
