@@ -29,6 +29,9 @@ JOB_VARIABLES = ("AUTOTRAINER_JOB_ID", "AUTOTRAINER_JOB_NAME", "AUTOTRAINER_ATTE
 INTERNAL_VARIABLES = ("AUTOTRAINER_SERVICE", "AUTOTRAINER_SIM_DIR")
 """Set by ourselves: the service's name (how orphans are found), the simulated devices' load files."""
 
+CLIENT_VARIABLES = ("AUTOTRAINER_TOKEN", "AUTOTRAINER_USER", "AUTOTRAINER_PASSWORD")
+"""For the command line client only; known names, so that AutoTrainer can be started from a shell that has them."""
+
 
 class BadSetting(Exception):
     """A setting that cannot be used: names the setting and the mend."""
@@ -303,7 +306,7 @@ SECRETS = (
 """May also be given as NAME_FILE."""
 
 _NAMES = {field: name for name, (field, _, _) in TABLE.items()}
-_KNOWN = {*TABLE, *(f"{name}_FILE" for name in SECRETS), *JOB_VARIABLES, *INTERNAL_VARIABLES}
+_KNOWN = {*TABLE, *(f"{name}_FILE" for name in SECRETS), *JOB_VARIABLES, *INTERNAL_VARIABLES, *CLIENT_VARIABLES}
 
 
 def _read(name: str, given: Mapping[str, str]) -> Any:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -97,12 +98,37 @@ def ensure(*, tests: bool = False) -> Environment:
     environment = find()
     lock = TEST_LOCK if tests else RUN_LOCK
     if environment.installed(lock):
+        _offer_client(environment)
         return environment
     folder = CHECKOUT if environment.ours else environment.prefix
     with _alone(folder):
         if not environment.installed(lock):  # another start may have done it while this one waited
             _install(environment, lock)
+    _offer_client(environment)
     return environment
+
+
+_CLIENT = """\
+#!/bin/sh
+# The command line client of the checkout named below; AutoTrainer.py writes this file.
+exec {python} -P -E -s -S -c 'import sys; sys.path.insert(0, sys.argv.pop(1)); from jobs.cli.main import run; run()' {checkout} "$@"
+"""
+"""Without the environment's packages (-S), which it does not need and which take longer to find than it takes to run."""
+
+
+def _offer_client(environment: Environment) -> None:
+    """`autotrainer` in the environment. What pip has put there under that name stays: it does the same."""
+    path = environment.prefix / "bin" / "autotrainer"
+    text = _CLIENT.format(python=shlex.quote(environment.python), checkout=shlex.quote(str(CHECKOUT)))
+    try:
+        if path.exists() and (path.read_text() == text or _CLIENT.splitlines()[1] not in path.read_text()):
+            return
+        partial = path.with_name(f"autotrainer.{os.getpid()}")
+        partial.write_text(text)
+        partial.chmod(0o755)
+        partial.replace(path)
+    except (OSError, UnicodeDecodeError) as exc:
+        say(f"(`autotrainer` could not be put into {path.parent}: {exc}. `python3 AutoTrainer.py` does the same.)")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from jobs import access
 from jobs.api import schemas
-from jobs.api.base import ApiView, body_of, no_fields
+from jobs.api.base import ApiView, body_of, no_fields, person
 from jobs.api.representation import moment
 from jobs.models import User
 
@@ -54,6 +54,15 @@ class LogoutView(ApiView):
         if isinstance(request.auth, AuthToken):
             request.auth.delete()
         return Response(status=204)
+
+
+class MeView(ApiView):
+    """Who the token or the session of this request belongs to."""
+
+    @extend_schema(operation_id="auth_me", responses=schemas.MeBody)
+    def get(self, request: Request) -> Response:
+        user = person(request)
+        return Response({"username": user.get_username(), "role": user.role})
 
 
 def _text(data: dict[str, Any], name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers as s
 
-from jobs.states import DeviceState, HostState, JobState, OnHostLoss, Outcome, WaitReason
+from jobs.states import DeviceState, HostState, JobState, OnHostLoss, Outcome, Role, WaitReason
 from jobs.submission import FIELDS
 
 
@@ -148,6 +148,11 @@ class LoginBody(Body):
 class TokenBody(Body):
     token = s.CharField()
     expires_at = s.DateTimeField(allow_null=True)
+
+
+class MeBody(Body):
+    username = s.CharField()
+    role = s.ChoiceField(choices=[str(role) for role in Role])
 
 
 class ReasonBody(Body):

@@ -11,6 +11,7 @@ _device = host_views.DeviceActionView.as_view
 urlpatterns = [
     path("auth/login/", auth_views.LoginView.as_view()),
     path("auth/logout/", auth_views.LogoutView.as_view()),
+    path("auth/me/", auth_views.MeView.as_view()),
     path("jobs/", job_views.JobsView.as_view()),
     path("jobs/<int:id>/", job_views.JobView.as_view()),
     path("jobs/<int:id>/cancel/", _action(action="cancel")),

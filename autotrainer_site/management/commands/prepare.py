@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError
 
-from autotrainer_site import prepare
+from autotrainer_site import clitoken, prepare
 from jobs.web.onetime import make_link
 
 
@@ -28,6 +28,7 @@ class Command(BaseCommand):
             administrator = prepare.first_administrator(ours)
             if not options["without_host"]:
                 prepare.this_host(ours)
+            clitoken.leave(ours, administrator)
             link = make_link(administrator)
         except DatabaseError as exc:
             where = "DATABASE_URL" if ours.database_url else ours.home
