@@ -8,7 +8,7 @@ import time
 
 from . import tables, values, words
 from .connect import connect
-from .errors import CliError, NotFound
+from .errors import CliError, NotFound, Unreachable
 from .looking import one_job
 
 TYPE_CHECKING = False
@@ -54,6 +54,8 @@ def _do_each(options: argparse.Namespace, action: str, said: Callable[[int, Job]
         for number in _numbers(options):
             try:
                 job = _act(api, action, number)
+            except Unreachable:
+                raise
             except CliError as exc:
                 print(exc, file=sys.stderr)
                 code = code or exc.exit_code
@@ -79,7 +81,8 @@ def _act(api: Api, action: str, number: int) -> Job:
 
 def submitted(job: Job) -> str:
     """The sentence of `submit`."""
-    place = f"position {job['queue_position']}" if job["queue_position"] else job["state"]
+    # Queued without a position: it was first, and has left the queue while the answer was written.
+    place = f"position {job['queue_position'] or 1}" if job["state"] == "queued" else job["state"]
     return f"Submitted job {job['id']} ({place})"
 
 

@@ -73,9 +73,12 @@ class Product:
                 stderr=output,
                 start_new_session=True,
             )
-        wait_until(self._ready, 60, f"/readyz of the product says yes\n{self.told()}", every_s=0.1)
+        self.wait_until_ready()
         if not self.token:
             self.token = self.sign_in("admin", self.password)
+
+    def wait_until_ready(self) -> None:
+        wait_until(self._ready, 60, f"/readyz of the product says yes\n{self.told()}", every_s=0.1)
 
     def stop(self, limit_s: float = 20) -> None:
         """SIGTERM, as Ctrl-C and service managers do; trainings go on."""

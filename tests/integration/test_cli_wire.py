@@ -33,6 +33,7 @@ Answer = Callable[["Handler"], None]
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Told
 
     def handle_any(self) -> None:
@@ -147,6 +148,15 @@ def test_submit_over_a_broken_connection_is_sent_again_and_counts_once(server: T
     assert len(keys) == 1
     assert len(bodies) == 3
     assert bodies[0] == bodies[1] == bodies[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"), [({"queue_position": None}, "position 1"), ({"state": "held", "queue_position": None}, "held")]
+)
+def test_submit_says_where_the_job_stands(server: Told, fields: dict[str, Any], place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    server.answers = [parsed(201, JOB | fields)]
+    assert main(["submit", "--", "true"]) == 0
+    assert capsys.readouterr().out == f"Submitted job 42 ({place})\n"
 
 
 def test_two_submits_have_different_keys(server: Told) -> None:

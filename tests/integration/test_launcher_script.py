@@ -158,6 +158,26 @@ def test_later_start_installs_nothing_and_leaves_the_users_environment_alone(ins
     assert took_s < 2
 
 
+def test_start_leaves_the_command_line_client_in_the_environment(installed: Copy, tmp_path: Path) -> None:
+    shutil.copytree(CHECKOUT / "jobs" / "cli", installed.folder / "jobs" / "cli", dirs_exist_ok=True)
+    program = installed.venv / "bin" / "autotrainer"
+    (tmp_path / "argparse.py").write_text("raise SystemExit('the folder that somebody is in is no place to import from')")
+    done = subprocess.run([program, "submit", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: autotrainer submit")
+
+
+def test_command_of_that_name_which_pip_has_installed_stays(installed: Copy) -> None:
+    path = installed.venv / "bin" / "autotrainer"
+    ours = path.read_text()
+    program(path, "#!/bin/sh\necho theirs\n")
+    said(installed.start())
+    assert "theirs" in path.read_text()
+    path.write_text(ours.replace("-P", "-P -v"))
+    said(installed.start())
+    assert path.read_text() == ours
+
+
 def test_changed_lock_is_installed_by_the_next_start(copy: Copy) -> None:
     said(copy.start())
     copy.lock("2.0")
