@@ -107,7 +107,7 @@ _autotrainer() {{
 }}
 _autotrainer_jobs() {{
     local -a found
-    found=(${{(f)"$(eval "$1" | awk -F '\t' '{{print $1 ":" $2 ", " $3}}')"}})
+    found=(${{(f)"$(eval "${{@[-1]}}" | awk -F '\t' '{{print $1 ":" $2 ", " $3}}')"}})
     _describe job found
 }}
 compdef _autotrainer autotrainer

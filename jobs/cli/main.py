@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from . import tables
 from .errors import CliError
 
 COMMANDS = {
@@ -78,10 +79,16 @@ def _dispatch(argv: Sequence[str]) -> int:
 def parser_of(word: str) -> tuple[argparse.ArgumentParser, Run]:
     """The parser of one command and the function that does it. The other commands' are never built: it would take time."""
     module, help_text = COMMANDS[word]
-    parser = argparse.ArgumentParser(prog=f"{program()} {word}", description=f"{help_text[0].upper()}{help_text[1:]}.", allow_abbrev=False)
+    description = f"{help_text[0].upper()}{help_text[1:]}."
+    parser = argparse.ArgumentParser(prog=f"{program()} {word}", description=description, allow_abbrev=False, formatter_class=_formatter)
     add = importlib.import_module(f".{module}", __package__).PARSERS[word]
     act: Run = add(parser)
     return parser, act
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Without a width it would load shutil, with each option that is added, to ask for one."""
+    return argparse.HelpFormatter(prog, width=max(60, min(tables.size().columns, 120)) - 2)
 
 
 def usage() -> str:

@@ -103,7 +103,8 @@ def _at_home(environ: Mapping[str, str]) -> Server | None:
     if not token or not addresses:
         return None
     mend = "Start AutoTrainer again: it makes a new token for this machine."
-    return Server(addresses[0], token, mend=mend, aliases=tuple(addresses))
+    by_name = addresses[0].replace("//127.0.0.1:", "//localhost:")
+    return Server(addresses[0], token, mend=mend, aliases=(*addresses, by_name))
 
 
 # --- elsewhere ----------------------------------------------------------------------------------------------------------

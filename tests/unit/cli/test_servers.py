@@ -53,8 +53,9 @@ def test_home_is_the_checkouts_own_where_none_is_set(environ: dict[str, str], ho
     assert found(environ) == (LOCAL, "at_home")
 
 
-def test_address_that_people_use_means_the_home_too(environ: dict[str, str], home: Path) -> None:
-    assert found(environ | {"AUTOTRAINER_HOME": str(home), "AUTOTRAINER_URL": PUBLIC + "/"}) == (LOCAL, "at_home")
+@pytest.mark.parametrize("url", [LOCAL, "http://localhost:8123", PUBLIC + "/"])
+def test_address_that_people_use_means_the_home_too(environ: dict[str, str], home: Path, url: str) -> None:
+    assert found(environ | {"AUTOTRAINER_HOME": str(home), "AUTOTRAINER_URL": url}) == (LOCAL, "at_home")
 
 
 def test_token_of_the_home_goes_to_no_other_server(environ: dict[str, str], home: Path) -> None:
