@@ -207,6 +207,8 @@ class Api:
 
 def unreachable(url: str, why: BaseException) -> Unreachable:
     text = getattr(why, "strerror", None) or str(why) or type(why).__name__
+    if "CERTIFICATE" in text:
+        return Unreachable(f"The certificate of {url} is not trusted ({text}). Set SSL_CERT_FILE to a file that has its issuer's.")
     if urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1"):
         return Unreachable(f"Nothing answers at {url} ({text}). Is AutoTrainer running? `python3 AutoTrainer.py` starts it.")
     return Unreachable(f"{url} cannot be reached ({text}): look whether it runs, and whether this machine has a way to it.")
