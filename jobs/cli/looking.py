@@ -13,6 +13,7 @@ from .tables import Column
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .api import Api
@@ -27,15 +28,20 @@ EVENTS_SHOWN = 8
 # --- list ---------------------------------------------------------------------------------------------------------------
 
 
+def _unless_it_waits(of: Callable[[Job], Any]) -> Callable[[Any], Any]:
+    """A job that waits for its next attempt still knows where the last one was, which is not where it is."""
+    return lambda job: None if job["state"] in ("queued", "held") else of(job)
+
+
 COLUMNS = (
     Column("ID", lambda job: job["id"], right=True),
     Column("STATE", lambda job: job["state"]),
     Column("NAME", lambda job: job["name"]),
     Column("USER", lambda job: job["owner"]),
     Column("GPUS", words.gpus, right=True),
-    Column("HOST", lambda job: job["host"] if job["state"] not in ("queued", "held") else None),
-    Column("ON", words.devices),
-    Column("TIME", words.elapsed_s, lambda job: words.duration(words.elapsed_s(job)), right=True),
+    Column("HOST", _unless_it_waits(lambda job: job["host"])),
+    Column("ON", _unless_it_waits(words.devices)),
+    Column("TIME", _unless_it_waits(words.elapsed_s), _unless_it_waits(lambda job: words.duration(words.elapsed_s(job))), right=True),
     Column("WHY", words.why),
 )
 """Fixed: scripts cut these columns out. New ones come last."""

@@ -73,8 +73,8 @@ def table(columns: Sequence[Column], rows: Sequence[Row], *, width: int, colours
     cells = [[_cell(column.shown(row)) for column in columns] for row in rows]
     widths = [max(measure(text) for text in (column.title, *(line[i] for line in cells))) for i, column in enumerate(columns)]
     widths[-1] = max(width - sum(widths[:-1]) - 2 * (len(columns) - 1), len(columns[-1].title), 8)
-    heading = [paint(_fitted(c.title, w, right=c.right), BOLD, on=colours) for c, w in zip(columns, widths, strict=True)]
-    lines = ["  ".join(heading).rstrip()]
+    heading = "  ".join(_fitted(c.title, w, right=c.right) for c, w in zip(columns, widths, strict=True))
+    lines = [paint(heading.rstrip(), BOLD, on=colours)]
     for line in cells:
         fitted = [_fitted(text, w, right=c.right) for text, c, w in zip(line, columns, widths, strict=True)]
         painted = [paint(each, STATE_COLOURS.get(text, ""), on=colours) for each, text in zip(fitted, line, strict=True)]

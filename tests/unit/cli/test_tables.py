@@ -75,6 +75,8 @@ def test_tab_separated_list_has_its_columns_in_this_order() -> None:
         progress=0.5,
     )
     assert tables.tab_separated(looking.COLUMNS, running) == "42\trunning\ttrain\tada\t1\tgpu-a\t3\t3600\t50%\n"
+    again = {"host": "gpu-a", "devices": [{"uuid": "u", "index": 3}], "started_at": "2027-01-31T10:00:00Z"}
+    assert tables.tab_separated(looking.COLUMNS, job(**again)).split("\t")[5:8] == ["-", "-", "-"]
     assert tables.tab_separated(looking.COLUMNS, job()) == "42\tqueued\ttrain\tada\t1-2\t-\t-\t-\tneeds 2 GPUs\n"
 
 
