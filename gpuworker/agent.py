@@ -19,17 +19,18 @@ import redis
 
 from gpuworker import protocol
 from gpuworker.attempts import attempts_folder
+from gpuworker.canary import Ear, start_over
 from gpuworker.claims.store import LEFT_OVER_AFTER_S, ClaimStore
 from gpuworker.commands import Stops
 from gpuworker.devices import make_backend, sim_dir
 from gpuworker.inventory import Inventory
 from gpuworker.launcher import Launcher
 from gpuworker.link import connect
-from gpuworker.protocol import Beat, DeviceReading, Kind
+from gpuworker.protocol import AttemptReading, Beat, DeviceReading, Kind
 from gpuworker.recovery import LOOK_EVERY_S, Publish, Recovery
 from gpuworker.relay import Relay
 from gpuworker.reports import AckReader, Reporter
-from gpuworker.roster import Roster
+from gpuworker.roster import Roster, Supervised
 from gpuworker.runner import JOB_SLOTS, Runner
 from gpuworker.settings import BadSetting, Settings, host_key
 from gpuworker.shim import locks, processes
@@ -64,6 +65,7 @@ class Agent:
         self._recovery = Recovery(config, self._parts, self.runner, publish)
         self._acks = AckReader(self.link, self._recovery.acknowledged)
         self.stops = Stops(config.host_home / "nonces", self.link, self.runner)
+        self.ear = Ear(self.link, config.host_home / "started-over")
         self._stopped = threading.Event()
         self._lock = -1
 
@@ -78,6 +80,7 @@ class Agent:
         self._relay.start()
         self._recovery.take_over()
         self._started_at = time.monotonic()
+        self._claim_what_was_taken_over()
         for name, every_s, chore in (
             ("heartbeat", self.settings.heartbeat_s, self._heartbeat),
             ("repeat", REPEAT_EVERY_S, self._repeat),
@@ -85,6 +88,13 @@ class Agent:
             ("prune", PRUNE_EVERY_S, self._recovery.prune),
         ):
             threading.Thread(target=self._forever, args=(name, every_s, chore), name=name, daemon=True).start()
+
+    def _claim_what_was_taken_over(self) -> None:
+        """Before the first message can come, so that it meets the claims of those who run already."""
+        try:
+            self._renew_claims()
+        except redis.RedisError as exc:
+            log.warning("Claims wait until Redis is back: %s", exc, extra={"action": "claims_wait"})
 
     def leave(self) -> None:
         """Send all supervising threads away; trainings go on. Safe to call from a signal handler, and twice."""
@@ -118,12 +128,25 @@ class Agent:
             self._stopped.wait(every_s)
 
     def _heartbeat(self) -> None:
+        self.ear.listen()
         self._send_beat()
+        self._renew_claims()
+        if self.ear.has_had_enough:
+            self._start_over()
+
+    def _renew_claims(self) -> None:
         # What was claimed before this agent started and is in no directory was claimed by one that died at it.
         left_over_after_s = min(LEFT_OVER_AFTER_S, time.monotonic() - self._started_at)
         conflicts = self._parts.claims.renew(self._parts.roster.held(), left_over_after_s=left_over_after_s)
         for uuid, holder in conflicts.items():
             log.error("Redis gives %s to %s, but it is in use here by another", uuid, holder, extra={"action": "claim_conflict"})
+
+    def _start_over(self) -> None:
+        """A deaf worker is made to hear again; to trainings it is a restart like any other."""
+        log.error("The queue has brought nothing for %.0f s: starting over", self.ear.deaf_s, extra={"action": "deaf"})
+        self.ear.remember_starting_over()
+        self.stop()
+        start_over()
 
     def _send_beat(self) -> None:
         beat = protocol.seal(Kind.BEAT, self.link.host, self.beat().body(), self.link.key)
@@ -140,7 +163,8 @@ class Agent:
             device_error=snapshot.error,
             job_slots=JOB_SLOTS,
             devices=self._with_locks(snapshot.devices),
-            attempts=tuple(one.reading() for one in self._parts.roster.everyone()),
+            attempts=tuple(_told(one) for one in self._parts.roster.everyone()) + self._recovery.unreadable(),
+            deaf_s=self.ear.deaf_s,
             disk_free_bytes=shutil.disk_usage(self.settings.host_home).free,
         )
 
@@ -154,6 +178,10 @@ class Agent:
     def _repeat(self) -> None:
         self.runner.watcher.release_again()
         self._parts.reporter.repeat()
+
+
+def _told(one: Supervised) -> AttemptReading:
+    return dataclasses.replace(one.reading(), name=one.spec.name, devices=one.uuids)
 
 
 def _locked(folder: Path, uuid: str) -> bool:

@@ -15,6 +15,8 @@ Redis, all below `autotrainer:` (Celery's own keys carry the same prefix through
     host:<name>:acks      stream, field `e`: a sealed Ack; bounded, the host reads on from where it was
     host:<name>:claims    hash, device UUID -> "<attempt key> <fence> <unix ms of the last renewal>"
     host:<name>:fences    hash, job UID -> the highest fence that ever claimed on this host
+    host:<name>:canary    string, the sealed Canary that was last put into the host's queue, expires with it
+    since                 string, "<run id> <unix ms>": since when this Redis has lost nothing, as the leader saw it
     wake                  stream, empty entries: the bell of the scheduler: whoever changes what may start rings it
 """
 
@@ -38,6 +40,7 @@ OLDEST_READABLE_VERSION = 1
 
 KEY_PREFIX = "autotrainer:"
 TRAIN_TASK = "autotrainer.train"
+CANARY_TASK = "autotrainer.canary"
 CONTROL_QUEUE = "control"
 STOP_COMMAND = "autotrainer_stop"  # our own Celery remote command; always sent with `destination`
 
@@ -47,6 +50,11 @@ COMMAND_LIFETIME_S = 60.0
 LONGEST_COUNTDOWN_S = 900
 """Celery holds a countdown unacknowledged in worker memory: longer ones would be delivered again (visibility timeout)."""
 LONGEST_BACKOFF_S = 3600.0
+SAY_AGAIN = "again"
+"""`what` of an Ack that takes an earlier one back."""
+CANARY_EVERY_S = 20.0
+DEAF_AFTER_S = 1.5 * CANARY_EVERY_S
+"""Two canaries have not come through a host's queue: nothing new is sent there."""
 LOG_CHUNK_BYTES = 64 * 1024
 BEAT_LIFETIME_S = 3600
 """Expiry of a heartbeat's key. What is left of it tells its age by one clock for all: Redis's."""
@@ -73,6 +81,7 @@ class Kind(enum.StrEnum):
     BEAT = "beat"
     ACK = "ack"
     LOG = "log"
+    CANARY = "canary"
 
 
 def valid_host_name(name: str) -> bool:
@@ -116,6 +125,14 @@ def claims_key(host: str) -> str:
 
 def fences_key(host: str) -> str:
     return f"{KEY_PREFIX}host:{host}:fences"
+
+
+def canary_key(host: str) -> str:
+    return f"{KEY_PREFIX}host:{host}:canary"
+
+
+def since_key() -> str:
+    return f"{KEY_PREFIX}since"
 
 
 def attempt_key(job: str, attempt: int, fence: int) -> str:
@@ -321,7 +338,8 @@ class Refused(Message):
 class Ack(Message):
     """What the control plane has stored: a report (`what` is its kind), or a log up to `offset` bytes (`what` is "log").
 
-    A log acknowledgement below what the host has sent means: send again from there.
+    A log acknowledgement below what the host has sent means: send again from there. `what` "again" takes an earlier one
+    back: the control plane does not know any more how this attempt ended, after a restored backup for instance.
     """
 
     job: str
@@ -329,6 +347,17 @@ class Ack(Message):
     fence: int
     what: str
     offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary(Message):
+    """A message without content, by the way that specs go: what comes through proves that the way is open.
+
+    `at` (unix seconds by the control plane's clock) grows from one to the next.
+    """
+
+    at: float
+    expires_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +417,10 @@ class AttemptReading(Message):
     running: bool
     log_bytes: int = 0
     oom_detected: bool = False
+    name: str = ""
+    """The job's, for a control plane that does not know it."""
+    devices: tuple[str, ...] = ()
+    """UUIDs of what it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -405,6 +438,8 @@ class Beat(Message):
     job_slots: int
     devices: tuple[DeviceReading, ...]
     attempts: tuple[AttemptReading, ...] = ()
+    deaf_s: float | None = None
+    """Seconds for which nothing has come through this host's queue though something was put there; None: it cannot tell."""
     disk_free_bytes: int | None = None
 
 

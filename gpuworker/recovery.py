@@ -8,16 +8,20 @@ less.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import shutil
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gpuworker import protocol
 from gpuworker.attempts import AttemptDir, AttemptState, all_attempts
-from gpuworker.protocol import Ack, BadMessage, Ended, Kind, Refused, Spec
+from gpuworker.protocol import Ack, AttemptReading, BadMessage, Ended, EndReason, Kind, Refused, Spec
 from gpuworker.roster import Supervised
+from gpuworker.shim import processes
 from gpuworker.watch import Detached, Parts
 
 if TYPE_CHECKING:
@@ -42,11 +46,20 @@ class Recovery:
     def __init__(self, config: Settings, parts: Parts, runner: Runner, publish: Publish) -> None:
         self._settings, self._parts, self._runner, self._publish = config, parts, runner, publish
         self._settled: set[str] = set()
+        self._unreadable: dict[str, AttemptReading] = {}
+        self._unpublished: queue.SimpleQueue[Supervised] = queue.SimpleQueue()
+        threading.Thread(target=self._publish_all, name="adopted-tasks", daemon=True).start()
+
+    def unreadable(self) -> tuple[AttemptReading, ...]:
+        """What lives here and cannot be looked after: another version left it. Said in heartbeats, or it would count as gone."""
+        return tuple(self._unreadable.values())
 
     def take_over(self) -> None:
         """Look at every directory that nobody looks after."""
         present = all_attempts(self._settings)
-        self._settled &= {attempt.key for attempt in present}
+        keys = {attempt.key for attempt in present}
+        self._settled &= keys
+        self._unreadable = {key: reading for key, reading in self._unreadable.items() if key in keys}
         for attempt in present:
             if attempt.key in self._settled or self._parts.roster.get(attempt.key):
                 continue
@@ -72,6 +85,9 @@ class Recovery:
         if ack.what == Kind.LOG:
             self._parts.relay.acknowledged(ack)
             return
+        if ack.what == protocol.SAY_AGAIN:
+            self._say_again(f"{ack.job}.{ack.attempt}.{ack.fence}")
+            return
         if ack.what not in (Kind.STARTED, Kind.ENDED, Kind.REFUSED):
             return
         attempt = self._directory(f"{ack.job}.{ack.attempt}.{ack.fence}")
@@ -80,6 +96,16 @@ class Recovery:
         self._parts.reporter.acknowledged(f"{ack.job}.{ack.attempt}.{ack.fence}", ack.what)
         if ack.what == Kind.ENDED:
             self._parts.roster.leave(f"{ack.job}.{ack.attempt}.{ack.fence}")
+
+    def _say_again(self, key: str) -> None:
+        """The control plane has forgotten how this one ended. Where somebody looks after it, it is being said already."""
+        attempt = self._directory(key)
+        if attempt is None or self._parts.roster.get(key):
+            return
+        if ended := attempt.record("ended.json"):
+            self._parts.reporter.send(Ended.read(ended))
+        elif attempt.state() is AttemptState.REFUSED:
+            self._report_refusal(attempt)
 
     def handed_over(self, tail: Tail) -> None:
         """All of an ended attempt's log is stored."""
@@ -110,11 +136,10 @@ class Recovery:
 
     def _log_only(self, attempt: AttemptDir) -> None:
         """Nothing is owed any more but perhaps the rest of its log."""
-        spec = _spec(attempt)
-        if attempt.acknowledged(Kind.REFUSED) or attempt.acknowledged(Kind.LOG) or spec is None:
+        if attempt.acknowledged(Kind.LOG) or attempt.acknowledged(Kind.REFUSED):
             self._settled.add(attempt.key)
         elif not self._parts.relay.has(attempt.key):
-            self._runner.relay_ended(attempt, spec)
+            self._runner.relay_ended(attempt)
 
     def _report_refusal(self, attempt: AttemptDir) -> None:
         if self._parts.reporter.owes(attempt.key, Kind.REFUSED):
@@ -132,15 +157,19 @@ class Recovery:
         )
 
     def _report_end(self, attempt: AttemptDir) -> None:
-        one = self._entered(attempt)
-        if one is None:
+        if self._parts.reporter.owes(attempt.key, Kind.ENDED):
             return
-        one.ended, one.tree_empty = Ended.read(attempt.record("ended.json") or {}), True
-        one.over.set()
+        report = Ended.read(attempt.record("ended.json") or {})
+        one = self._entered(attempt)
+        if one:
+            one.ended, one.tree_empty = report, True
+            one.over.set()
         if not attempt.acknowledged(Kind.LOG) and not self._parts.relay.has(attempt.key):
-            one.tail = self._runner.relay_ended(attempt, one.spec)
+            tail = self._runner.relay_ended(attempt)
+            if one:
+                one.tail = tail
         self._runner.watcher.release(attempt.key)
-        self._parts.reporter.send(one.ended)
+        self._parts.reporter.send(report)
 
     def _entered(self, attempt: AttemptDir) -> Supervised | None:
         spec = _spec(attempt)
@@ -152,6 +181,7 @@ class Recovery:
     def _adopt(self, attempt: AttemptDir) -> None:
         one = self._entered(attempt)
         if one is None:
+            self._without_spec(attempt)
             return
         spec = one.spec
         one.shim_pid = int((attempt.record("shim.json") or {}).get("pid", 0))
@@ -161,15 +191,55 @@ class Recovery:
         threading.Thread(target=self._supervise, args=(one,), name=f"adopted-{spec.number}", daemon=True).start()
 
     def _supervise(self, one: Supervised) -> None:
-        sealed = (one.attempt.record("spec.json") or {}).get("sealed", "")
+        self._unpublished.put(one)
         try:
-            self._publish(one.spec, sealed)
             self._runner.watcher.watch(one)
         except Detached:
             pass
         except Exception:
             log.exception("An attempt lost its supervisor; it is taken over again", extra={"action": "adopt", "attempt_key": one.key})
             self._parts.roster.leave(one.key)
+
+    def _publish_all(self) -> None:
+        """In a thread of its own: a Redis that hangs must not keep anybody from supervising."""
+        while True:
+            one = self._unpublished.get()
+            try:
+                self._publish(one.spec, (one.attempt.record("spec.json") or {}).get("sealed", ""))
+            except Exception as exc:  # Celery raises AttributeError too where a worker's first publish finds no Redis.
+                log.warning("Flower will not see the end of %s: %r", one.key, exc, extra={"action": "adopt", "attempt_key": one.key})
+
+    def _without_spec(self, attempt: AttemptDir) -> None:
+        """Another version's, or what a power cut left. What lives is left alone; an end can be told without its spec."""
+        if attempt.shim_alive() or attempt.tree():
+            self._unreadable[attempt.key] = _bare_reading(attempt)
+            return
+        self._unreadable.pop(attempt.key, None)
+        started, ended = attempt.record("started.json"), attempt.record("exit.json")
+        if started is None and ended is None:
+            attempt.refuse("spec_lost", "What was ordered cannot be read any more; nothing was started.")
+            self._report_refusal(attempt)
+            return
+        attempt.write("ended.json", _end_without_spec(attempt, started, ended).body())
+        self._report_end(attempt)
+
+
+def _bare_reading(attempt: AttemptDir) -> AttemptReading:
+    with contextlib.suppress(TypeError):  # another version's words
+        devices = tuple(device.uuid for device in attempt.taken())
+        return AttemptReading(job=attempt.job, attempt=attempt.attempt, fence=attempt.fence, running=True, devices=devices)
+    return AttemptReading(job=attempt.job, attempt=attempt.attempt, fence=attempt.fence, running=True)
+
+
+def _end_without_spec(attempt: AttemptDir, started: dict[str, Any] | None, ended: dict[str, Any] | None) -> Ended:
+    size = attempt.log_path.stat().st_size if attempt.log_path.exists() else 0
+    names = {"job": attempt.job, "attempt": attempt.attempt, "fence": attempt.fence, "log_bytes": size}
+    with contextlib.suppress(BadMessage):
+        return Ended.read({**(ended or {}), **names})
+    rebooted = started is not None and started["boot_id"] != processes.boot_id()
+    reason = EndReason.HOST_LOST if rebooted else EndReason.EXIT_LOST
+    lost = {"reason": reason, "ended_at": time.time(), "message": "Its records cannot be read any more", "own_fault": False}
+    return Ended.read({**lost, **names})
 
 
 def _spec(attempt: AttemptDir) -> Spec | None:

@@ -115,10 +115,18 @@ class AckReader:
             newest: Any = client.xrevrange(self._key, count=1)
             self._last = newest[0][0] if newest else b"0-0"
         answer: Any = client.xread({self._key: self._last}, count=500, block=ACKS_BLOCK_MS)
+        if not answer:
+            self._begin_anew_where_redis_did()
         for _, entries in answer or ():
             for entry, fields in entries:
                 self._last = entry
                 self._take(fields)
+
+    def _begin_anew_where_redis_did(self) -> None:
+        """A Redis that was emptied or replaced counts by its own clock: what it says may lie before where we were."""
+        newest: Any = self._link.client.xrevrange(self._key, count=1)
+        if not newest or _order(newest[0][0]) < _order(self._last):
+            self._last = b"0-0"
 
     def _take(self, fields: dict[bytes, bytes]) -> None:
         try:
@@ -127,3 +135,7 @@ class AckReader:
             log.warning("An acknowledgement was dropped: %s", exc, extra={"action": "ack_dropped"})
             return
         self._heard(ack)
+
+
+def _order(entry: bytes) -> tuple[int, ...]:
+    return tuple(int(part) for part in entry.split(b"-"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,11 @@ class Runner:
         spec = one.spec
         if len(self._parts.roster.living()) > JOB_SLOTS:
             return _Refusal("no_slot", f"All {JOB_SLOTS} job slots of this host are taken.")
-        answer = self._parts.claims.acquire(one.key, job=spec.job, fence=spec.fence, count=spec.device_count, allowed=spec.devices)
+        held = self._held_here()  # Redis may have been emptied a moment ago; who lives here knows what he has.
+        allowed = [uuid for uuid in spec.devices if uuid not in held]
+        if len(allowed) < spec.device_count and held:
+            return _Refusal("device_busy", f"Too few devices are free; {_listed(held)}.")
+        answer = self._parts.claims.acquire(one.key, job=spec.job, fence=spec.fence, count=spec.device_count, allowed=allowed)
         if isinstance(answer, ClaimRefused):
             return _Refusal(answer.code, answer.message)
         inventory = self._parts.inventory
@@ -117,10 +122,16 @@ class Runner:
         one.taken = tuple(TakenDevice(uuid, found[uuid].index, inventory.backend.mask_token(uuid)) for uuid in answer)
         return None
 
+    def _held_here(self) -> dict[str, str]:
+        """Device UUID -> attempt key, of all that lives on this host."""
+        return {uuid: other.key for other in self._parts.roster.living() for uuid in other.uuids}
+
     def _launch(self, one: Supervised, sealed: str) -> _Refusal | None:
         """None too where the directory was made meanwhile; `one.tail` tells."""
         if one.stop_grace_s is not None:
             return _Refusal("stopped", "Stopped before it started.")
+        if one.spec.expires_at < time.time():  # This process may have been stopped since it looked last.
+            return _Refusal("expired", "Its offer had expired when the host came to launch it.")
         answer = self._launcher.launch(one.spec, one.taken, sealed=sealed)
         if isinstance(answer, LaunchRefused):
             return _Refusal(answer.code, answer.message)
@@ -137,9 +148,9 @@ class Runner:
         one.tail = Tail(one.attempt.path, job=spec.job, attempt=spec.attempt, fence=spec.fence, adopted=adopted)
         self._parts.relay.add(one.tail)
 
-    def relay_ended(self, attempt: AttemptDir, spec: Spec) -> Tail:
+    def relay_ended(self, attempt: AttemptDir) -> Tail:
         """Hand over the rest of the log of an attempt whose end was told before."""
-        tail = Tail(attempt.path, job=spec.job, attempt=spec.attempt, fence=spec.fence, adopted=True)
+        tail = Tail(attempt.path, job=attempt.job, attempt=attempt.attempt, fence=attempt.fence, adopted=True)
         tail.ended = True
         self._parts.relay.add(tail)
         return tail
@@ -168,6 +179,10 @@ class Runner:
             )
         elif ended := attempt.record("ended.json"):
             self._parts.reporter.send(protocol.Ended.read(ended))  # They would not ask if they knew.
+
+
+def _listed(held: Mapping[str, str]) -> str:
+    return ", ".join(f"{uuid} is held by {key}" for uuid, key in held.items())
 
 
 def leave_refusal(attempt: AttemptDir, code: str, message: str) -> bool:

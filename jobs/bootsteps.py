@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+import redis
 from celery import bootsteps
 from django.db import DatabaseError, connections
 from django.utils import timezone
@@ -18,7 +19,7 @@ from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.leader import Deposed, Leadership
 from jobs.reconcile import EVERY_S as RECONCILE_EVERY_S
-from jobs.reconcile import Reconciler
+from jobs.reconcile import OldNews, Reconciler
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +78,31 @@ class Keeper(Loop):
         super().__init__("leader")
         self._leadership, self._scheduler = leadership, scheduler
         self._watch = Watch(writing=leadership.writing)
-        self._reconciler = Reconciler()
+        self._reconciler = Reconciler(writing=leadership.writing)
         self._led = False
-        self._reconciled = float("-inf")
+        self._reconcile_at = 0.0
 
     def turn(self) -> None:
         led, self._led = self._led, self._leadership.keep()
         if self._led:
-            if self._watch.look(timezone.now()) or not led:
-                self._scheduler.wake()
-            if time.monotonic() - self._reconciled >= RECONCILE_EVERY_S:
-                self._reconciled = time.monotonic()
-                self._reconciler.round(timezone.now())
+            if not led:
+                self._reconciler = Reconciler(writing=self._leadership.writing)
+            self._lead(anew=not led)
         self.stopping.wait(LOOK_EVERY_S)
+
+    def _lead(self, *, anew: bool) -> None:
+        """`anew`: as the first thing of a term. Where Redis or a host is back, repair does not wait for its turn either."""
+        try:
+            if self._watch.look(timezone.now()) or anew:
+                self._scheduler.wake()
+            if anew or self._watch.to_repair or time.monotonic() >= self._reconcile_at:
+                self._reconcile_at = time.monotonic() + RECONCILE_EVERY_S
+                self._reconciler.round(timezone.now())
+        except redis.RedisError:
+            self._reconcile_at = 0.0
+            raise
+        except OldNews as exc:
+            log.warning("not repaired: %s", exc, extra={"action": "old_news"})
 
 
 class Scheduler(Loop):

@@ -16,12 +16,12 @@ import redis
 from django.conf import settings
 from django.utils import timezone
 
-from gpuworker.protocol import Beat, DeviceReading
+from gpuworker.protocol import AttemptReading, Beat, DeviceReading, attempt_key
 from jobs import hostlink
 from jobs.hostlink import Heard
-from jobs.models import Attempt, Device, Host
+from jobs.models import Attempt, Device, Dispatch, Host
 from jobs.scheduling import words
-from jobs.scheduling.inventory import DeviceView, HostView
+from jobs.scheduling.inventory import DeviceView, HostView, Orphan
 from jobs.states import DeviceState, HostState
 
 __all__ = ["DeviceView", "HostView", "hosts_now", "lab_zone", "stale_after_s"]
@@ -40,6 +40,7 @@ class _Now:
     beats: Mapping[str, Heard] | None
     holders: Mapping[str, _Holder]
     slots: Mapping[str, int]
+    orphans: Mapping[str, tuple[Orphan, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ def hosts_now(*, now: datetime | None = None, beats: Mapping[str, Heard] | None 
     for device in Device.objects.order_by():
         rows[device.host_id].append(device)
     beats = _heard([host.name for host in hosts]) if beats is None else beats
-    holders, slots = _open_attempts(beats or {})
-    instant = _Now(now or timezone.now(), beats, holders, slots)
+    holders, slots, orphans = _open_attempts(beats or {})
+    instant = _Now(now or timezone.now(), beats, holders, slots, orphans)
     return [_host_view(host, rows[host.pk], instant) for host in hosts]
 
 
@@ -83,41 +84,59 @@ def _heard(names: list[str]) -> dict[str, Heard] | None:
 
 # --- who holds what -----------------------------------------------------------------------------------------------------
 
-_HELD_BY = ("host", "devices", "job_id", "job__name", "job__owner__username")
+_HELD_BY = ("job_id", "job__name", "job__owner__username")
+_NAMED = ("fence", "job__uid", "number", "host")
+"""What names an attempt. A fence alone does not: after a restored backup fences repeat, and UUIDs do not."""
+
+_Key = tuple[int, str, int, str]
 
 
-def _open_attempts(beats: Mapping[str, Heard]) -> tuple[dict[str, _Holder], dict[str, int]]:
-    """Device UUID -> holder, and host -> used job slots, of all open attempts and of ended ones whose processes still run."""
+def _open_attempts(beats: Mapping[str, Heard]) -> tuple[dict[str, _Holder], dict[str, int], dict[str, tuple[Orphan, ...]]]:
+    """Device UUID -> holder, host -> used job slots, host -> orphans: of all open attempts and of what else hosts run."""
     holders: dict[str, _Holder] = {}
     slots: dict[str, int] = defaultdict(int)
-    open_fences = set()
-    for fence, host, devices, *holder in Attempt.objects.filter(outcome="").order_by().values_list("fence", *_HELD_BY):
-        open_fences.add(fence)
-        slots[host] += 1
-        holders.update((d["uuid"], _Holder(*holder)) for d in devices)
-    for host, devices, *holder in _leftovers(beats, open_fences):
-        slots[host] += 1
-        for device in devices:
-            holders.setdefault(device["uuid"], _Holder(*holder))
-    return holders, slots
-
-
-def _leftovers(beats: Mapping[str, Heard], open_fences: set[int]) -> list[tuple[str, list[dict[str, str]], int, str, str]]:
-    """Attempts that are over in the database and run on according to their host, such as those of a host declared lost."""
-    suspects = {
-        attempt.fence: (host, heard.beat.at)
-        for host, heard in beats.items()
-        for attempt in heard.beat.attempts
-        if attempt.running and attempt.fence not in open_fences
+    unknown = {
+        _key(a.fence, a.job, a.attempt, host): a for host, h in beats.items() for a in h.beat.attempts if a.running and a.fence < 2**63
     }
-    if not suspects:
-        return []
-    ended = Attempt.objects.filter(fence__in=suspects).exclude(outcome="").values_list("fence", "ended_at", *_HELD_BY)
-    return [
-        (host, devices, job, name, owner)
-        for fence, ended_at, host, devices, job, name, owner in ended
-        if suspects[fence][0] == host and ended_at and suspects[fence][1] > ended_at.timestamp() + LEFTOVER_AFTER_S
-    ]
+    for *name, devices, job, job_name, owner in Attempt.objects.filter(outcome="").order_by().values_list(*_NAMED, "devices", *_HELD_BY):
+        slots[name[3]] += 1
+        holders.update((d["uuid"], _Holder(job, job_name, owner)) for d in devices)
+        unknown.pop(_key(*name), None)
+    for host, uuids, holder in _leftovers(beats, unknown):
+        slots[host] += 1
+        for uuid in uuids:
+            holders.setdefault(uuid, holder)
+    orphans: dict[str, tuple[Orphan, ...]] = defaultdict(tuple)
+    for (*_, host), reading in unknown.items():
+        slots[host] += 1
+        orphans[host] += (_orphan(reading),)
+    return holders, slots, orphans
+
+
+def _leftovers(beats: Mapping[str, Heard], unknown: dict[_Key, AttemptReading]) -> Iterable[tuple[str, Iterable[str], _Holder]]:
+    """Takes out of `unknown` what is over in the database, and tells which of it runs on: that of a host declared lost, say."""
+    if not unknown:
+        return
+    over = Attempt.objects.filter(fence__in=[key[0] for key in unknown]).exclude(outcome="")
+    for *name, ended_at, devices, job, job_name, owner in over.values_list(*_NAMED, "ended_at", "devices", *_HELD_BY):
+        key = _key(*name)
+        if unknown.pop(key, None) and ended_at and beats[key[3]].beat.at > ended_at.timestamp() + LEFTOVER_AFTER_S:
+            yield key[3], [d["uuid"] for d in devices], _Holder(job, job_name, owner)
+    if not unknown:
+        return
+    withdrawn = Dispatch.objects.filter(pk__in=[key[0] for key in unknown]).exclude(refusal="")
+    for *name, job, job_name, owner in withdrawn.values_list("pk", "job__uid", "attempt_number", "host", *_HELD_BY):
+        if reading := unknown.pop(_key(*name), None):
+            yield name[3], reading.devices, _Holder(job, job_name, owner)
+
+
+def _key(fence: int, job: object, number: int, host: str) -> _Key:
+    return fence, str(job), number, host
+
+
+def _orphan(reading: AttemptReading) -> Orphan:
+    key = attempt_key(reading.job, reading.attempt, reading.fence)
+    return Orphan(key, reading.job, reading.attempt, reading.name, reading.devices)
 
 
 # --- one host -----------------------------------------------------------------------------------------------------------
@@ -142,6 +161,8 @@ def _host_view(host: Host, rows: list[Device], instant: _Now) -> HostView:
         devices=(),
         stale=heard is None or heard.age_s > stale_after_s(),
         inventory_known=host.inventory_known or bool(beat and not beat.device_error),
+        deaf_s=beat.deaf_s or 0.0 if beat else 0.0,
+        orphans=instant.orphans.get(host.name, ()),
     )
     devices = tuple(sorted(_devices(view, host, rows, beat, instant.holders), key=lambda d: (d.index, d.uuid)))
     return replace(view, devices=devices, device_count=len(devices), reason=_reason(host, view, instant.now))
@@ -160,8 +181,8 @@ def _reason(host: Host, view: HostView, now: datetime) -> str:
     if view.state in (HostState.DRAINED, HostState.DRAINING):
         by = f" by {host.drain_reason}" if host.drain_reason else ""
         return f"is {'' if view.state is HostState.DRAINED else 'being '}drained{by}"
-    if view.state is HostState.UP and not view.stale:
-        return f"cannot read its GPUs: {view.device_error}" if view.device_error else ""
+    if view.state is HostState.UP and not view.stale and not view.deaf:
+        return f"cannot read its GPUs: {view.device_error}" if view.device_error else words.running_orphans(view.orphans)
     return words.away(view, now=now, zone=lab_zone()).removeprefix(f"{host.name} ")
 
 
@@ -184,7 +205,8 @@ def _device_view(
     reading = source if isinstance(source, DeviceReading) else None
     drained = host.drain or bool(row and row.drain)
     drained_by = (row.drain_reason if row and row.drain else "") or host.drain_reason
-    state = _device_state(reading, holder, drained, unknown)
+    orphan = next((o for o in view.orphans if source.uuid in o.devices), None)
+    state = _device_state(reading, holder, drained, unknown, busy=orphan is not None)
     device = DeviceView(
         uuid=source.uuid,
         index=source.index,
@@ -208,16 +230,19 @@ def _device_view(
         updated_at=view.last_seen_at if reading else row.updated_at if row else None,
         stale=view.stale,
         drained=drained,
-        detail=unknown if state is DeviceState.UNKNOWN else drained_by if drained else "",
+        detail=unknown if state is DeviceState.UNKNOWN else words.orphan(orphan) if orphan else drained_by if drained else "",
     )
     return replace(device, reason=_sentence(device))
 
 
-def _device_state(reading: DeviceReading | None, holder: _Holder | None, drained: bool, unknown: str) -> DeviceState:
+def _device_state(reading: DeviceReading | None, holder: _Holder | None, drained: bool, unknown: str, *, busy: bool) -> DeviceState:
+    """`busy`: an attempt that the database does not know has it."""
     if holder:
         return DeviceState.CLAIMED
     if unknown or reading is None:
         return DeviceState.UNKNOWN
+    if busy:
+        return DeviceState.BUSY_EXTERNAL
     if drained:
         return DeviceState.DRAINED
     return DeviceState.BUSY_EXTERNAL if reading.in_use_outside else DeviceState.FREE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -64,10 +64,12 @@ def place(now: datetime, *, writing: Writing = transaction.atomic) -> int:
     first = queue.chunk()
     if not first:
         return 0
-    planner = Planner(capacity.hosts_now(now=now))
+    hosts = capacity.hosts_now(now=now)
+    planner = Planner(hosts)
     _ask(planner, first, queue)
     plan = planner.placements()
-    return sum(_dispatch(plan[i : i + BATCH], now, writing) for i in range(0, len(plan), BATCH))
+    twice = frozenset(orphan.job for host in hosts for orphan in host.orphans)
+    return sum(_dispatch(plan[i : i + BATCH], now, writing, twice) for i in range(0, len(plan), BATCH))
 
 
 def _ask(planner: Planner, chunk: Sequence[_Row], queue: _Queue[_Row]) -> None:
@@ -80,7 +82,8 @@ def _ask(planner: Planner, chunk: Sequence[_Row], queue: _Queue[_Row]) -> None:
         chunk = queue.chunk()
 
 
-def _dispatch(plan: Sequence[Placement], now: datetime, writing: Writing) -> int:
+def _dispatch(plan: Sequence[Placement], now: datetime, writing: Writing, twice: Collection[str]) -> int:
+    """`twice`: jobs (UUIDs) that a host runs already, though the database does not know it; the reconciler holds them."""
     offers: list[tuple[Job, Attempt]] = []
     with writing():
         ids = [p.job_id for p in plan]
@@ -89,6 +92,8 @@ def _dispatch(plan: Sequence[Placement], now: datetime, writing: Writing) -> int
             job = jobs.get(placement.job_id)
             if job is None or _request(job.min_gpus, job.max_gpus, job.gpu_memory_mib, job.hosts) != placement.request:
                 continue  # cancelled, held or changed since it was read
+            if str(job.uid) in twice:
+                continue
             devices = [{"uuid": d.uuid, "index": d.index} for d in placement.devices]
             if attempt := lifecycle.dispatch(job, host=placement.host, devices=devices, now=now):
                 offers.append((job, attempt))

@@ -50,6 +50,13 @@ def drain_unclean(host: str, unclean: Mapping[str, str], *, job_id: int) -> None
             log.warning("device %s of %s drained: %s", uuid, host, why, extra={"action": "drained", "job_id": job_id})
 
 
+def drain_forgetful(host: str, what: str) -> None:
+    """Keep new jobs from a host that lost an attempt without a restart: its disk, or its home, is not what it was."""
+    reason = f"AutoTrainer: {what}"[:500]
+    if Host.objects.filter(name=host, drain=False).update(drain=True, drain_reason=reason):
+        log.error("%s drained: %s", host, what, extra={"action": "drained"})
+
+
 def declare_lost(host: str, actor: User) -> int:
     """An operator states that a host is dead: its open attempts end as host_lost, and their number is returned.
 

@@ -12,6 +12,8 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ACKS_KEPT = 10_000
+CANARY_QUEUE = 200
+"""A queue as long as this gets no more canaries."""
 
 
 @functools.cache
@@ -117,25 +121,54 @@ def _publish(queue: str, job: Job, *, args: list[str], retries: int, again: bool
     return True
 
 
+def canary(host: str) -> bool:
+    """Put a canary into a host's queue, by the way that specs go, and say that it is there; False if either did not work."""
+    now = time.time()
+    told = protocol.Canary(at=now, expires_at=now + protocol.COMMAND_LIFETIME_S)
+    sealed = protocol.seal(Kind.CANARY, host, told.body(), host_key(host))
+    queue = protocol.host_queue(host)
+    try:
+        if int(client().llen(f"{protocol.KEY_PREFIX}{queue}")) >= CANARY_QUEUE:
+            return False  # Nobody takes anything there: more of them would only lie about.
+        current_app.send_task(protocol.CANARY_TASK, args=[sealed], queue=queue, argsrepr="", kwargsrepr="", ignore_result=True, retry=False)
+        client().set(protocol.canary_key(host), sealed, ex=round(protocol.COMMAND_LIFETIME_S))
+    except (OperationalError, redis.RedisError, OSError) as exc:
+        log.warning("Redis took no canary for %s: %s", host, exc, extra={"action": "canary"})
+        return False
+    return True
+
+
 def stop(attempt: Attempt, *, job_uid: str, kill_grace_s: float) -> bool:
     """Tell the attempt's host to end it; False if nothing could be sent. Repeated by the scheduler until the end is reported."""
+    return stop_on(attempt.host, job=job_uid, attempt=attempt.number, fence=attempt.fence, kill_grace_s=kill_grace_s)
+
+
+def stop_on(host: str, *, job: str, attempt: int, fence: int, kill_grace_s: float) -> bool:
+    """Tell a host to end what it runs under this name, which the database need not know."""
     command = Stop(
-        job=job_uid,
-        attempt=attempt.number,
-        fence=attempt.fence,
+        job=job,
+        attempt=attempt,
+        fence=fence,
         expires_at=time.time() + protocol.COMMAND_LIFETIME_S,
         nonce=secrets.token_hex(16),
         kill_grace_s=kill_grace_s,
     )
-    sealed = protocol.seal(Kind.STOP, attempt.host, command.body(), host_key(attempt.host))
+    sealed = protocol.seal(Kind.STOP, host, command.body(), host_key(host))
     try:
         current_app.control.broadcast(
-            protocol.STOP_COMMAND, destination=[protocol.node_name(attempt.host)], arguments={"sealed": sealed}, reply=False
+            protocol.STOP_COMMAND, destination=[protocol.node_name(host)], arguments={"sealed": sealed}, reply=False
         )
     except (OperationalError, redis.RedisError, OSError) as exc:
-        log.warning("Redis took no stop for %s: %s", attempt.host, exc, extra={"action": "stop", "job_id": attempt.job_id})
+        log.warning(
+            "Redis took no stop for %s: %s", host, exc, extra={"action": "stop", "attempt_key": protocol.attempt_key(job, attempt, fence)}
+        )
         return False
     return True
+
+
+def ask_again(host: str, *, job: str, attempt: int, fence: int) -> None:
+    """Ask a host to say again how an attempt ended that it does not show any more. Raises redis.RedisError."""
+    acknowledge(host, [Ack(job=job, attempt=attempt, fence=fence, what=protocol.SAY_AGAIN)])
 
 
 def acknowledge(host: str, acks: Iterable[Ack], *, logs: Sequence[bytes] = (), reports: Sequence[bytes] = ()) -> None:
@@ -153,6 +186,29 @@ def acknowledge(host: str, acks: Iterable[Ack], *, logs: Sequence[bytes] = (), r
     if reports:
         pipe.xdel(protocol.reports_key(host), *reports)
     pipe.execute()
+
+
+# --- what Redis proves ---------------------------------------------------------------------------------------------------
+
+
+def unbroken_since() -> datetime:
+    """Since when this Redis has lost nothing: neither emptied, nor replaced, nor restarted. Raises redis.RedisError."""
+    run_id = str(client().info("server")["run_id"])
+    text: Any = client().get(protocol.since_key())
+    noted, _, since_ms = (text or b"").decode(errors="replace").partition(" ")
+    if noted != run_id or not since_ms.isdigit():
+        since_ms = str(math.ceil(time.time() * 1000))
+        client().set(protocol.since_key(), f"{run_id} {since_ms}")
+    return datetime.fromtimestamp(int(since_ms) / 1000, UTC)
+
+
+def bar(host: str, *, job: str, fence: int) -> bool:
+    """Whether this dispatch has claimed nothing on its host and, from now on, never can. Raises redis.RedisError."""
+    answer: Any = client().eval(_BAR, 1, protocol.fences_key(host), job, str(fence))
+    return bool(answer == 1)
+
+
+_BAR = (Path(__file__).parent / "bar.lua").read_text()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from typing import Any
 from django.db import transaction
 
 from gpuworker.protocol import Beat, DeviceReading
-from jobs import capacity, hostlink
+from jobs import capacity, hostlink, orphans
+from jobs.canaries import Canaries
 from jobs.capacity import HostView
 from jobs.hostlink import Heard
 from jobs.models import Device, Host
@@ -30,6 +31,11 @@ class Watch:
         self._writing = writing
         self._free: frozenset[str] = frozenset()
         self._twice: set[str] = set()
+        self._speaking: frozenset[str] = frozenset()
+        self._crier = orphans.Crier()
+        self._canaries = Canaries()
+        self.to_repair = False
+        """After a look: a host is heard again, or runs what nobody knows, so that the reconciler should not wait."""
 
     def look(self, now: datetime) -> bool:
         """Bring the rows up to date; True if something may start that could not a moment ago. Raises redis.RedisError."""
@@ -39,7 +45,14 @@ class Watch:
         for view in views:
             if view.name in rows:
                 self._record(rows[view.name], view, heard.get(view.name), now)
+        self.to_repair = self._speaks_again(views) | self._crier.tell(views)
+        self._canaries.send((name, heard[name]) for name in self._speaking)
         return self._more_is_free(views)
+
+    def _speaks_again(self, views: Iterable[HostView]) -> bool:
+        speaking = frozenset(view.name for view in views if not view.stale)
+        again, self._speaking = not speaking <= self._speaking, speaking
+        return again
 
     def _more_is_free(self, views: Iterable[HostView]) -> bool:
         open_hosts = [v for v in views if v.accepts]
@@ -57,7 +70,7 @@ class Watch:
             Host.objects.filter(pk=host.pk).update(**changes, last_seen_at=view.last_seen_at)
             for write in devices:
                 write()
-        if "state" in changes:
+        if "state" in changes or ("reason" in changes and view.deaf):
             log.info("%s is %s%s", host.name, view.state, f": it {view.reason}" if view.reason else "", extra={"action": "host_state"})
 
     def _device_changes(self, host: Host, beat: Beat, now: datetime) -> list[Callable[[], Any]]:

@@ -29,6 +29,11 @@ on_wake: list[Callable[[], None]] = []
 """Called after a commit that may let a job start; the scheduler of this process adds its own."""
 
 
+REFUSALS_COUNT_FOR = timedelta(minutes=10)
+REFUSED_AT_ONCE = 3
+LONGEST_REFUSED_S = 30.0
+
+
 # --- what people do -----------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +215,15 @@ def end_stopped(job_id: int) -> bool:
         return _end(job_id, {JobState.STOPPING}, JobState.CANCELLED, "Cancelled; nothing of it was left to end.")
 
 
+def hold_for_orphan(job_id: int, host: str) -> bool:
+    """Keep a queued job from a second start while a host runs an attempt of it that the database does not know."""
+    why = f"{host} runs an attempt of it that the database does not know (manage.py orphans lists it). Release it once that is over."
+    message = f"Held: {why}"
+    return _move(
+        job_id, {JobState.QUEUED}, JobState.HELD, "held", message, wait_code=WaitReason.HELD, wait_message=message, not_before=None
+    )
+
+
 def give_up_dependents(job_id: int, parent: Job) -> bool:
     """A queued job whose parent failed or was cancelled is cancelled too, with the reason."""
     reason = f"#{parent.pk} {parent.name}, which it waits for, {'failed' if parent.state == JobState.FAILED else 'was cancelled'}."
@@ -257,17 +271,33 @@ def refused(report: Refused, *, host: str) -> bool:
 
 
 def withdraw(attempt: Attempt, reason: str) -> bool:
-    """Take back a dispatch that provably never started; the attempt number is used again."""
+    """Take back a dispatch that provably never started; the attempt number is used again.
+
+    At once, the first time; where hosts go on refusing it, later and later, or the two would do nothing else.
+    """
     with transaction.atomic():
         _locked(attempt.job_id)
         if not Attempt.objects.filter(pk=attempt.pk, outcome="", started_at=None).delete()[0]:
             return False
+        waiting = _after_refusals(attempt, timezone.now())
         Dispatch.objects.filter(pk=attempt.fence).update(refusal=reason[:1000])
         if _end(attempt.job_id, {JobState.STOPPING}, JobState.CANCELLED, "Cancelled before it started.", attempt=attempt.number):
             return True
-        _move(attempt.job_id, {JobState.STARTING}, JobState.QUEUED, "requeued", f"Back in the queue: {reason}", attempt=attempt.number)
+        message = f"Back in the queue: {reason}"
+        _move(attempt.job_id, {JobState.STARTING}, JobState.QUEUED, "requeued", message, attempt=attempt.number, **waiting)
         _wake_on_commit()
     return True
+
+
+def _after_refusals(attempt: Attempt, now: datetime) -> dict[str, Any]:
+    """When a job may be offered again, by how often this attempt of it was taken back lately."""
+    lately = Dispatch.objects.filter(job_id=attempt.job_id, attempt_number=attempt.number, created_at__gt=now - REFUSALS_COUNT_FOR)
+    before = lately.exclude(refusal="").count()
+    if before < REFUSED_AT_ONCE:
+        return {"not_before": None}
+    delay_s = min(LONGEST_REFUSED_S, 2.0 ** (before - REFUSED_AT_ONCE))
+    told = f"Taken back {before + 1} times; offered again in {delay_s:.0f} s."
+    return {"not_before": now + timedelta(seconds=delay_s), "wait_code": WaitReason.BACKOFF, "wait_message": told}
 
 
 def ended(report: Ended, *, host: str) -> bool:

@@ -1,25 +1,27 @@
 """Compares what the database believes with what the hosts show, and repairs the difference (docs/how-it-works.md,
 "Repair"): everything that a lost message, a dead agent or a reboot leaves behind comes right here.
 
-Nothing is taken back on silence alone: a host that says nothing may well be running the job.
+Nothing is taken back on silence alone: a host that says nothing may well be running the job. And nothing on old news: a
+leader that was stopped between its look and its write may neither lead any more nor know anything.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 
 from django.conf import settings
+from django.db import transaction
 
 from gpuworker import protocol
 from gpuworker.protocol import EndReason
-from jobs import hostlink, lifecycle
+from jobs import drains, hostlink, lifecycle, orphans
 from jobs.capacity import LEFTOVER_AFTER_S, stale_after_s
-from jobs.drains import end_of
 from jobs.hostlink import Heard
-from jobs.models import Attempt, Host, Job
+from jobs.models import Attempt, Dispatch, Host, Job
 from jobs.states import TERMINAL, WAITING, JobState
 
 log = logging.getLogger(__name__)
@@ -32,62 +34,121 @@ WITHDRAW_AFTER = timedelta(seconds=60)
 """Beyond the expiry of the last offer, since clocks differ."""
 MISSING_S = 30.0
 """A started attempt must be missing on its host for this long before it counts as ended."""
+OLD_NEWS_S = 10.0
+"""What was seen longer ago is no reason to write anything."""
+
+Writing = Callable[[], AbstractContextManager[None]]
+
+
+class OldNews(Exception):
+    """The round took too long: what it saw may be over. Nothing was written; the next round looks afresh."""
 
 
 class Reconciler:
-    """One per leader; remembers since when something has been missing."""
+    """One per term of a leader; remembers since when something has been missing."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, writing: Writing = transaction.atomic) -> None:
+        self._clock, self._lead = clock, writing
         self._missing: dict[int, float] = {}
+        self._seen_at = clock()
 
     def round(self, now: datetime) -> None:
-        """One comparison. Raises redis.RedisError."""
+        """One comparison. Raises redis.RedisError; OldNews or Deposed where it must not write any more."""
+        self._seen_at = self._clock()
         heard = hostlink.heard(Host.objects.values_list("name", flat=True))
         fresh = {name: h for name, h in heard.items() if h.age_s <= stale_after_s()}
+        since = hostlink.unbroken_since()
         attempts = list(Attempt.objects.filter(outcome="").select_related("job"))
         for attempt in attempts:
-            if attempt.started_at is None:
-                _see_to_offer(attempt, fresh.get(attempt.host), now)
-            elif host := fresh.get(attempt.host):
+            host = fresh.get(attempt.host)
+            if attempt.started_at is not None and host:
                 self._see_to_missing(attempt, host, now)
+            elif attempt.started_at is None and host:
+                self._see_to_offer(attempt, host, now)
+            elif attempt.started_at is None:
+                self._see_to_unheard_offer(attempt, now, since)
             if attempt.job.state == JobState.STOPPING:
                 lifecycle.send_stop(attempt.job_id)
         self._forget({a.fence for a in attempts})
-        end_stopped_without_attempt()
-        give_up_dependents()
+        with self._writing():
+            end_stopped_without_attempt()
+            give_up_dependents()
+            orphans.hold_their_jobs(fresh)
         _stop_leftovers(fresh)
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._lead():
+            if self._clock() - self._seen_at > OLD_NEWS_S:
+                raise OldNews(f"{self._clock() - self._seen_at:.0f} s have passed since the look")
+            yield
+
+    # --- started attempts -----------------------------------------------------------------------------------------------
+
     def _see_to_missing(self, attempt: Attempt, host: Heard, now: datetime) -> None:
-        """End a started attempt that its host does not have (any more) and has no report about."""
+        """End a started attempt that its host does not have (any more), cannot tell the end of, and has no report about."""
         rebooted = bool(attempt.boot_id) and host.beat.boot_id != attempt.boot_id
-        listed = any(a.fence == attempt.fence for a in host.beat.attempts)
-        if (listed and not rebooted) or hostlink.waiting_reports(attempt.host):
+        if (_lists(host, attempt) and not rebooted) or hostlink.waiting_reports(attempt.host):
             self._missing.pop(attempt.fence, None)
             return
-        since = self._missing.setdefault(attempt.fence, self._clock())
-        if self._clock() - since < MISSING_S:
+        missing_s = self._clock() - self._missing.setdefault(attempt.fence, self._clock())
+        if missing_s < MISSING_S:
+            hostlink.ask_again(attempt.host, job=str(attempt.job.uid), attempt=attempt.number, fence=attempt.fence)
             return
-        reason = EndReason.HOST_LOST if rebooted else EndReason.EXIT_LOST
-        message = f"{attempt.host} was started again meanwhile" if rebooted else f"{attempt.host} knows nothing of it any more"
-        lifecycle.ended(end_of(attempt, reason, message, now.timestamp()), host=attempt.host)
+        with self._writing():
+            _end_missing(attempt, rebooted=rebooted, now=now)
 
     def _forget(self, open_fences: set[int]) -> None:
         self._missing = {fence: since for fence, since in self._missing.items() if fence in open_fences}
 
+    # --- offers ---------------------------------------------------------------------------------------------------------
 
-def _see_to_offer(attempt: Attempt, host: Heard | None, now: datetime) -> None:
-    """Offer again what was not started; take it back once nothing can start it any more and its host shows that nothing did."""
-    if host is None or any(a.fence == attempt.fence for a in host.beat.attempts):
-        return
-    offered_at = attempt.offer_expires_at - timedelta(seconds=protocol.SPEC_LIFETIME_S)
-    young = now - attempt.created_at < timedelta(seconds=OFFERS * OFFER_AGAIN_S + EVERY_S)
-    if attempt.job.state == JobState.STARTING and young:
-        if now - offered_at >= timedelta(seconds=OFFER_AGAIN_S) and lifecycle.renew_offer(attempt, now=now):
+    def _see_to_offer(self, attempt: Attempt, host: Heard, now: datetime) -> None:
+        """Offer again what was not started; take it back once nothing can start it and its host shows that nothing did."""
+        if _lists(host, attempt):
+            return
+        offered_at = attempt.offer_expires_at - timedelta(seconds=protocol.SPEC_LIFETIME_S)
+        young = now - attempt.created_at < timedelta(seconds=OFFERS * OFFER_AGAIN_S + EVERY_S)
+        if attempt.job.state == JobState.STARTING and young:
+            if now - offered_at >= timedelta(seconds=OFFER_AGAIN_S):
+                self._offer_again(attempt, now)
+        elif now >= attempt.offer_expires_at + WITHDRAW_AFTER and not hostlink.waiting_reports(attempt.host):
+            with self._writing():
+                lifecycle.withdraw(attempt, f"{attempt.host} did not start it within {(now - attempt.created_at).total_seconds():.0f} s.")
+
+    def _offer_again(self, attempt: Attempt, now: datetime) -> None:
+        hostlink.ask_again(attempt.host, job=str(attempt.job.uid), attempt=attempt.number, fence=attempt.fence)
+        with self._writing():
+            renewed = lifecycle.renew_offer(attempt, now=now)
+        if renewed:
             log.info("offered again to %s", attempt.host, extra={"action": "offered_again", "job_id": attempt.job_id})
             hostlink.offer(attempt.job, lifecycle.spec_of(attempt.job, attempt), attempt.host)
-    elif now >= attempt.offer_expires_at + WITHDRAW_AFTER and not hostlink.waiting_reports(attempt.host):
-        lifecycle.withdraw(attempt, f"{attempt.host} did not start it within {(now - attempt.created_at).total_seconds():.0f} s.")
+
+    def _see_to_unheard_offer(self, attempt: Attempt, now: datetime, since: datetime) -> None:
+        """Its host is silent and may have started it, so silence proves nothing. But nothing starts without a claim in Redis."""
+        if now < attempt.offer_expires_at + WITHDRAW_AFTER or attempt.created_at < since or hostlink.waiting_reports(attempt.host):
+            return
+        if hostlink.bar(attempt.host, job=str(attempt.job.uid), fence=attempt.fence):
+            with self._writing():
+                lifecycle.withdraw(attempt, f"{attempt.host} fell silent before it took it.")
+
+
+def _lists(host: Heard, attempt: Attempt) -> bool:
+    """Whether a host shows this very attempt: after a restored backup another job's may have its fence."""
+    return any((a.fence, a.attempt, a.job) == (attempt.fence, attempt.number, str(attempt.job.uid)) for a in host.beat.attempts)
+
+
+def _end_missing(attempt: Attempt, *, rebooted: bool, now: datetime) -> None:
+    if rebooted:
+        reason, message = EndReason.HOST_LOST, f"{attempt.host} was started again meanwhile"
+    else:
+        reason, message = EndReason.EXIT_LOST, f"{attempt.host} knows nothing of it any more"
+    ended = lifecycle.ended(drains.end_of(attempt, reason, message, now.timestamp()), host=attempt.host)
+    if ended and not rebooted:
+        drains.drain_forgetful(attempt.host, f"it knows nothing any more of {attempt}, which it ran; is its disk or its home another one?")
+
+
+# --- jobs without attempts ----------------------------------------------------------------------------------------------
 
 
 def give_up_dependents() -> None:
@@ -106,17 +167,26 @@ def _dead_children() -> list[tuple[int, Job]]:
 
 def end_stopped_without_attempt() -> None:
     """A stopping job always has an open attempt; where it has none after all, nothing is left to stop."""
-    orphans = Job.objects.filter(state=JobState.STOPPING).exclude(attempts__outcome="")
-    for job in orphans:
+    for job in Job.objects.filter(state=JobState.STOPPING).exclude(attempts__outcome=""):
         lifecycle.end_stopped(job.pk)
 
 
-def _stop_leftovers(fresh: dict[str, Heard]) -> None:
+# --- what runs although it is over --------------------------------------------------------------------------------------
+
+
+def _stop_leftovers(fresh: Mapping[str, Heard]) -> None:
     """Stop what runs on although it is over in the database: the trainings of a host that was declared lost and came back."""
-    running = {a.fence: (name, h.beat.at) for name, h in fresh.items() for a in h.beat.attempts if a.running}
-    ended = Attempt.objects.filter(fence__in=running).exclude(outcome="").select_related("job")
-    for attempt in ended:
-        host, beat_at = running[attempt.fence]
-        if host == attempt.host and attempt.ended_at and beat_at > attempt.ended_at.timestamp() + LEFTOVER_AFTER_S:
-            log.warning("%s still runs attempt %s, which is over: stopping it", host, attempt, extra={"action": "leftover_stopped"})
-            hostlink.stop(attempt, job_uid=str(attempt.job.uid), kill_grace_s=settings.AUTOTRAINER.kill_grace_s)
+    running = {(a.fence, a.job, a.attempt, name): h.beat.at for name, h in fresh.items() for a in h.beat.attempts if a.running}
+    fences = [fence for fence, *_ in running if fence < 2**63]
+    if not fences:
+        return
+    over = Attempt.objects.filter(fence__in=fences).exclude(outcome="").values_list("fence", "job__uid", "number", "host", "ended_at")
+    withdrawn = Dispatch.objects.filter(pk__in=fences).exclude(refusal="")
+    taken_back = withdrawn.values_list("pk", "job__uid", "attempt_number", "host", "created_at")
+    for fence, uid, number, host, ended_at in [*over, *taken_back]:
+        beat_at = running.get((fence, str(uid), number, host))
+        if beat_at and ended_at and beat_at > ended_at.timestamp() + LEFTOVER_AFTER_S:
+            key = protocol.attempt_key(str(uid), number, fence)
+            log.warning("%s still runs %s, which is over: stopping it", host, key, extra={"action": "leftover_stopped"})
+            grace_s = settings.AUTOTRAINER.kill_grace_s
+            hostlink.stop_on(host, job=str(uid), attempt=number, fence=fence, kill_grace_s=grace_s)

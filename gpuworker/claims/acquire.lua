@@ -1,7 +1,8 @@
 -- Take devices for one dispatch of one attempt: all that it asks for, or none.
 --
 -- KEYS  1 claims, a hash: device UUID -> "<attempt key> <fence> <unix ms of the last renewal>"
---       2 fences, a hash: job UID -> "<highest fence that ever claimed here> <unix ms>"
+--       2 fences, a hash: job UID -> "<highest fence that ever claimed here> <unix ms>"; the control plane may note one
+--         that is a step higher, with a word between the two, to keep an older dispatch from claiming (jobs/bar.lua)
 -- ARGV  1 attempt key   2 job UID   3 fence   4 how many devices   5... allowed device UUIDs, best first
 -- Answer  {"ok", uuid...}        taken; asked again by the same attempt key it is the same answer
 --         {"stale", fence}       a newer dispatch of this job has been here

@@ -99,6 +99,7 @@ def host_body(host: HostView) -> dict[str, Any]:
         "last_seen_at": moment(host.last_seen_at),
         "job_slots": host.job_slots,
         "used_slots": host.used_slots,
+        "orphans": [{"key": o.key, "job": o.job, "attempt": o.attempt, "name": o.name, "devices": list(o.devices)} for o in host.orphans],
     }
 
 

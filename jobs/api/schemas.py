@@ -99,6 +99,14 @@ class EventBody(Body):
     data = s.DictField()  # type: ignore[assignment] # a field, not the base's property
 
 
+class OrphanBody(Body):
+    key = s.CharField(help_text="What `manage.py orphans --end` takes.")
+    job = s.UUIDField()
+    attempt = s.IntegerField()
+    name = s.CharField(allow_blank=True)
+    devices = s.ListField(child=s.CharField())
+
+
 class HostBody(Body):
     name = s.CharField()
     state = s.ChoiceField(choices=[str(state) for state in HostState])
@@ -111,6 +119,7 @@ class HostBody(Body):
     disk_free_bytes = s.IntegerField(allow_null=True)
     job_slots = s.IntegerField()
     used_slots = s.IntegerField()
+    orphans = OrphanBody(many=True, help_text="Attempts that it runs and the database does not know.")
 
 
 class ProcessBody(Body):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from gpuworker.protocol import ProcessReading
+from gpuworker.protocol import DEAF_AFTER_S, ProcessReading
 from jobs.states import DeviceState, HostState
 
 
@@ -43,6 +43,18 @@ class DeviceView:
 
 
 @dataclass(frozen=True, slots=True)
+class Orphan:
+    """An attempt that a host runs and the database does not know: a backup was restored, or the host's home is another's."""
+
+    key: str
+    job: str
+    """The job's UUID; whether the database knows the job is another question."""
+    attempt: int
+    name: str
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HostView:
     """A host with all devices that it has told."""
 
@@ -61,6 +73,13 @@ class HostView:
     stale: bool = False
     """Silent for a few heartbeats: it gets nothing new, though it does not count as unreachable yet."""
     inventory_known: bool = True
+    deaf_s: float = 0.0
+    """Seconds for which its queue has brought it nothing though something was there."""
+    orphans: tuple[Orphan, ...] = ()
+
+    @property
+    def deaf(self) -> bool:
+        return self.deaf_s >= DEAF_AFTER_S
 
     @property
     def free_devices(self) -> tuple[DeviceView, ...]:
@@ -73,4 +92,4 @@ class HostView:
     @property
     def accepts(self) -> bool:
         """Whether anything new may start here."""
-        return self.state is HostState.UP and not self.stale
+        return self.state is HostState.UP and not self.stale and not self.deaf

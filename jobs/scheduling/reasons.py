@@ -33,6 +33,8 @@ class Parent:
 def backoff(not_before: datetime, *, retry: int, max_retries: int, attempt: int, now: datetime, zone: tzinfo) -> Reason:
     """A failed job waits for its next attempt; `retry` 0 means that the last one was no fault of the job."""
     when = words.moment(not_before, now=now, zone=zone)
+    if attempt == 1:
+        return Reason(WaitReason.BACKOFF, f"It is offered again {when}: hosts have refused it several times.")
     if not retry:
         return Reason(WaitReason.BACKOFF, f"Attempt {attempt} starts {when}: the one before was ended by no fault of the job.")
     return Reason(WaitReason.BACKOFF, f"Retry {retry} of {max_retries} starts {when}; attempt {attempt - 1} failed.")

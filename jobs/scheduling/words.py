@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, tzinfo
 from itertools import groupby
 
 from gpuworker.protocol import ProcessReading
-from jobs.scheduling.inventory import DeviceView, HostView
+from jobs.scheduling.inventory import DeviceView, HostView, Orphan
 from jobs.states import DeviceState, HostState
 
 LONGEST_LIST = 6
@@ -77,6 +77,8 @@ def holding(device: DeviceView, *, many: bool = False) -> str:
     match device.state:
         case DeviceState.CLAIMED:
             return f"{'run' if many else 'runs'} #{device.job} of {device.job_owner}"
+        case DeviceState.BUSY_EXTERNAL if device.detail:
+            return f"{'run' if many else 'runs'} {device.detail}"
         case DeviceState.BUSY_EXTERNAL:
             outside = [process(p) for p in device.processes if not p.ours]
             by = f" by {listed(outside, most=2)}" if outside else ""
@@ -105,12 +107,24 @@ def _indices(group: list[DeviceView]) -> str:
     return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
 
 
+def orphan(found: Orphan) -> str:
+    """`bert (5f3c…, attempt 2), which the database does not know`."""
+    return f"{found.name or 'an attempt'} ({found.job}, attempt {found.attempt}), which the database does not know"
+
+
+def running_orphans(found: Sequence[Orphan]) -> str:
+    """What a host with such attempts does, as the rest of a sentence about it; empty where it has none."""
+    return f"runs {listed([orphan(one) for one in found], separator='; ', most=3)}" if found else ""
+
+
 def away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
     """Why a host takes nothing new: `gpu-a has not been heard from since 14:31`."""
     if host.state in (HostState.DRAINED, HostState.DRAINING):
         return f"{host.name} {host.reason or 'is drained'}"
     if host.state is HostState.LOST:
         return f"{host.name} was declared lost"
+    if host.deaf and not host.stale:
+        return f"{host.name} is deaf: its queue has brought it nothing for {span(host.deaf_s)}; its agent starts over by itself"
     if host.last_seen_at is None:
         return f"{host.name} has not been heard from yet"
     at = clock(host.last_seen_at, now=now, zone=zone).removeprefix("at ")

@@ -1,20 +1,26 @@
-"""What is repaired when messages, agents and hosts get lost; and what silence alone never takes back."""
+"""What is repaired when messages, agents and hosts get lost; and what silence alone never takes back.
+
+One test or more for each row of "what the database says, what the host shows" (docs/how-it-works.md, "Repair"). The rows
+that a host repairs by itself, with a real agent, are in test_adoption.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
 from django.utils import timezone
 
+from gpuworker import protocol
+from gpuworker.claims.store import ClaimRefused, ClaimStore
 from gpuworker.protocol import AttemptReading, Spec
 from jobs import dispatch, drains, hostlink, lifecycle
-from jobs.hosts import Watch
-from jobs.models import Attempt, Device, Host, Job, User
-from jobs.reconcile import MISSING_S, Reconciler
-from jobs.states import DeviceState, HostState, JobState, Outcome, WaitReason
+from jobs.ingest import Ingest
+from jobs.leader import Deposed, Leadership
+from jobs.models import Attempt, Dispatch, Host, Job, Leader, User
+from jobs.reconcile import MISSING_S, OLD_NEWS_S, OldNews, Reconciler
+from jobs.states import HostState, JobState, Outcome, WaitReason
 from tests.integration.fakehost import FakeHost
 
 Submit = Callable[..., Job]
@@ -42,7 +48,7 @@ def reconciler(clock: Clock) -> Reconciler:
 def stops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The fences that were told to stop."""
     sent: list[int] = []
-    monkeypatch.setattr(hostlink, "stop", lambda attempt, **_: sent.append(attempt.fence) or True)
+    monkeypatch.setattr(hostlink, "stop_on", lambda host, *, fence, **_: sent.append(fence) or True)
     return sent
 
 
@@ -64,6 +70,12 @@ def listed(spec: Spec, *, running: bool = True) -> tuple[AttemptReading, ...]:
     return (AttemptReading(job=spec.job, attempt=spec.attempt, fence=spec.fence, running=running),)
 
 
+def acquire(host: FakeHost, spec: Spec) -> object:
+    claims = ClaimStore(host.redis, host.name)
+    key = protocol.attempt_key(spec.job, spec.attempt, spec.fence)
+    return claims.acquire(key, job=spec.job, fence=spec.fence, count=spec.device_count, allowed=spec.devices)
+
+
 def state(job: Job) -> JobState:
     job.refresh_from_db()
     return JobState(job.state)
@@ -73,7 +85,7 @@ def after(seconds: float) -> datetime:
     return timezone.now() + timedelta(seconds=seconds)
 
 
-def test_offer_that_nobody_started_is_offered_again_under_the_same_fence(reconciler: Reconciler, submit: Submit, host: FakeHost) -> None:
+def test_row_starting_and_not_listed_is_offered_again_under_the_same_fence(reconciler: Reconciler, submit: Submit, host: FakeHost) -> None:
     job = submit()
     spec = offered(job, host)
     reconciler.round(after(10))
@@ -84,7 +96,7 @@ def test_offer_that_nobody_started_is_offered_again_under_the_same_fence(reconci
     assert state(job) is JobState.STARTING
 
 
-def test_offer_is_taken_back_when_it_has_expired_and_the_host_shows_that_it_did_not_start(
+def test_row_starting_and_not_listed_is_taken_back_when_three_offers_have_expired(
     reconciler: Reconciler, submit: Submit, host: FakeHost
 ) -> None:
     job = submit()
@@ -98,11 +110,13 @@ def test_offer_is_taken_back_when_it_has_expired_and_the_host_shows_that_it_did_
     assert (state(job), job.next_attempt, job.faults) == (JobState.QUEUED, 1, 0)
 
 
-def test_offer_is_not_taken_back_while_the_host_is_silent_or_shows_it_or_has_something_to_say(
+def test_row_starting_is_left_alone_while_the_host_is_silent_or_lists_it_or_has_something_to_say(
     reconciler: Reconciler, submit: Submit, host: FakeHost
 ) -> None:
+    reconciler.round(timezone.now())
     job = submit()
     spec = offered(job, host)
+    acquire(host, spec)
     host.beat(age_s=30)
     reconciler.round(after(1000))
     assert state(job) is JobState.STARTING
@@ -115,7 +129,7 @@ def test_offer_is_not_taken_back_while_the_host_is_silent_or_shows_it_or_has_som
     assert state(job) is JobState.STARTING
 
 
-def test_stop_is_said_again_until_the_end_is_reported(
+def test_row_stopping_is_told_to_stop_again_until_its_end_is_reported(
     reconciler: Reconciler, submit: Submit, host: FakeHost, ada: User, stops: list[int]
 ) -> None:
     job = submit()
@@ -127,7 +141,7 @@ def test_stop_is_said_again_until_the_end_is_reported(
     assert stops == [spec.fence] * 3
 
 
-def test_attempt_that_its_host_does_not_know_ends_as_exit_lost(
+def test_row_started_and_not_listed_on_the_same_boot_is_exit_lost_and_its_host_is_drained(
     reconciler: Reconciler, clock: Clock, submit: Submit, host: FakeHost
 ) -> None:
     job = submit()
@@ -143,9 +157,12 @@ def test_attempt_that_its_host_does_not_know_ends_as_exit_lost(
     reconciler.round(timezone.now())
     attempt.refresh_from_db()
     assert (state(job), attempt.outcome, job.faults, job.retries_spent) == (JobState.QUEUED, Outcome.EXIT_LOST, 1, 0)
+    row = Host.objects.get()
+    assert (row.drain, f"knows nothing any more of #{job.pk}, attempt 1" in row.drain_reason) == (True, True)
+    assert {ack.what for ack in host.acks()} == {"again"}
 
 
-def test_attempt_is_not_missing_while_a_report_waits_or_its_host_is_silent(
+def test_row_started_is_left_alone_while_a_report_waits_or_its_host_is_silent(
     reconciler: Reconciler, clock: Clock, submit: Submit, host: FakeHost
 ) -> None:
     job = submit()
@@ -160,7 +177,9 @@ def test_attempt_is_not_missing_while_a_report_waits_or_its_host_is_silent(
         assert state(job) is JobState.RUNNING
 
 
-def test_attempt_of_another_boot_ends_as_host_lost(reconciler: Reconciler, clock: Clock, submit: Submit, host: FakeHost) -> None:
+def test_row_started_on_another_boot_is_host_lost_and_spends_the_infrastructure_budget(
+    reconciler: Reconciler, clock: Clock, submit: Submit, host: FakeHost
+) -> None:
     job = submit()
     _, attempt = running(job, host)
     host.boot_id = "boot-2"
@@ -170,9 +189,12 @@ def test_attempt_of_another_boot_ends_as_host_lost(reconciler: Reconciler, clock
     reconciler.round(timezone.now())
     attempt.refresh_from_db()
     assert (attempt.outcome, state(job)) == (Outcome.HOST_LOST, JobState.QUEUED)
+    assert (job.faults, job.retries_spent, Host.objects.get().drain) == (1, 0, False)
 
 
-def test_children_of_a_failed_parent_end_with_their_children(reconciler: Reconciler, submit: Submit, host: FakeHost) -> None:
+def test_row_waiting_for_a_failed_job_is_cancelled_with_those_who_wait_for_it(
+    reconciler: Reconciler, submit: Submit, host: FakeHost
+) -> None:
     parent = submit(hold=True, name="prep")
     child = submit(after=(parent,))
     grandchild = submit(after=(child,), hold=True)
@@ -183,14 +205,14 @@ def test_children_of_a_failed_parent_end_with_their_children(reconciler: Reconci
     assert message == f"Cancelled: #{parent.pk} prep, which it waits for, failed."
 
 
-def test_stopping_job_without_an_attempt_ends(reconciler: Reconciler, submit: Submit, host: FakeHost) -> None:
+def test_row_stopping_without_an_attempt_is_cancelled(reconciler: Reconciler, submit: Submit, host: FakeHost) -> None:
     job = submit()
     Job.objects.filter(pk=job.pk).update(state=JobState.STOPPING)
     reconciler.round(timezone.now())
     assert state(job) is JobState.CANCELLED
 
 
-def test_lost_host_that_comes_back_keeps_its_devices_until_its_trainings_have_ended(
+def test_row_over_and_still_running_is_stopped_and_keeps_its_devices_until_then(
     reconciler: Reconciler, submit: Submit, host: FakeHost, ada: User, stops: list[int]
 ) -> None:
     job = submit(min_gpus=2)
@@ -212,83 +234,129 @@ def test_lost_host_that_comes_back_keeps_its_devices_until_its_trainings_have_en
     assert state(job) is JobState.STARTING
 
 
-# --- heartbeats into rows -----------------------------------------------------------------------------------------------
+# --- a host that does not answer, or has forgotten ----------------------------------------------------------------------
 
 
-def test_watch_writes_hosts_and_devices_and_tells_what_became_free(host: FakeHost, ada: User) -> None:
-    watch = Watch()
-    assert watch.look(timezone.now())
-    row = Host.objects.get()
-    assert (row.state, row.reason, row.inventory_known, row.device_count, row.job_slots) == (HostState.UP, "", True, 2, 112)
-    assert [(d.index, d.memory_total_mib, d.present) for d in Device.objects.all()] == [(0, 24576, True), (1, 24576, True)]
-    assert not watch.look(timezone.now())
-    drains.drain_device("GPU-gpu-a-1", ada, "fan")
-    assert not watch.look(timezone.now())
-    drains.resume_device("GPU-gpu-a-1", ada)
-    assert watch.look(timezone.now())
+def test_row_started_and_forgotten_by_the_database_only_is_settled_by_what_the_host_says_again(
+    reconciler: Reconciler, clock: Clock, submit: Submit, host: FakeHost
+) -> None:
+    """A restored backup says `running`; the host was acknowledged before the restore and lists it no more."""
+    job = submit()
+    spec, attempt = running(job, host)
+    reconciler.round(timezone.now())
+    (asked,) = host.acks()
+    assert (asked.what, asked.job, asked.attempt, asked.fence) == ("again", spec.job, 1, spec.fence)
+    host.ended(spec, 3)
+    Ingest().turn(100)
+    clock.now += 2 * MISSING_S
+    reconciler.round(timezone.now())
+    attempt.refresh_from_db()
+    assert (state(job), attempt.outcome, attempt.exit_code, Host.objects.get().drain) == (JobState.FAILED, Outcome.FAILED, 3, False)
 
 
-def test_watch_writes_nothing_when_nothing_changed(host: FakeHost, django_assert_num_queries: Any) -> None:
-    watch = Watch()
-    watch.look(timezone.now())
+def test_row_started_and_missing_once_is_a_race_and_nothing_else(
+    reconciler: Reconciler, clock: Clock, submit: Submit, host: FakeHost
+) -> None:
+    job = submit()
+    spec, _ = running(job, host)
+    for shown in ((), listed(spec), ()):
+        host.beat(attempts=shown)
+        reconciler.round(timezone.now())
+        clock.now += MISSING_S - 1
+    assert (state(job), Host.objects.get().drain) == (JobState.RUNNING, False)
+
+
+def test_row_starting_on_a_silent_host_is_taken_back_where_it_claimed_nothing_and_never_can(
+    reconciler: Reconciler, submit: Submit, host: FakeHost
+) -> None:
+    reconciler.round(timezone.now())
+    job = submit()
+    spec = offered(job, host)
+    host.redis.delete(protocol.beat_key("gpu-a"))
+    reconciler.round(after(protocol.SPEC_LIFETIME_S + 59))
+    assert state(job) is JobState.STARTING
+    reconciler.round(after(protocol.SPEC_LIFETIME_S + 61))
+    assert (state(job), job.faults, job.next_attempt) == (JobState.QUEUED, 0, 1)
+    assert Dispatch.objects.get().refusal == "gpu-a fell silent before it took it."
+    refused = acquire(host, spec)  # the host comes back with the old spec in its hand
+    assert isinstance(refused, ClaimRefused)
+    assert refused.code == "stale"
     host.beat()
-    with django_assert_num_queries(6):  # all of them reads
-        watch.look(timezone.now())
+    assert acquire(host, offered(job, host))
 
 
-def test_watch_sees_a_host_fall_silent_and_come_back(host: FakeHost, settings: Any) -> None:
-    watch = Watch()
-    watch.look(timezone.now())
-    host.beat(age_s=settings.AUTOTRAINER.host_lost_s + 1)
-    watch.look(timezone.now())
-    row = Host.objects.get()
-    assert row.state == HostState.UNREACHABLE
-    assert "has not been heard from since" in row.reason
-    host.beat()
-    assert watch.look(timezone.now())
-    assert Host.objects.get().state == HostState.UP
+def test_row_starting_on_a_silent_host_is_left_alone_where_redis_has_lost_what_it_knew(
+    reconciler: Reconciler, submit: Submit, host: FakeHost
+) -> None:
+    reconciler.round(timezone.now())
+    job = submit()
+    acquire(host, offered(job, host))
+    host.redis.flushall()
+    for _ in range(2):
+        reconciler.round(after(1000))
+    assert state(job) is JobState.STARTING
 
 
-def test_watch_keeps_devices_while_the_driver_does_not_answer_and_marks_those_that_are_gone(host: FakeHost) -> None:
-    watch = Watch()
-    watch.look(timezone.now())
-    devices, host.devices = host.devices, []
-    host.beat(device_error="driver not loaded")
-    watch.look(timezone.now())
-    assert Device.objects.filter(present=True).count() == 2
-    assert Host.objects.get().device_error == "driver not loaded"
-    host.devices = devices[:1]
-    host.beat()
-    watch.look(timezone.now())
-    assert [d.present for d in Device.objects.all()] == [True, False]
+def test_row_over_in_the_database_as_never_started_and_running_is_stopped(
+    reconciler: Reconciler, submit: Submit, host: FakeHost, stops: list[int]
+) -> None:
+    job = submit()
+    spec = offered(job, host)
+    assert lifecycle.withdraw(Attempt.objects.get(), "test")
+    host.beat(attempts=listed(spec), at=after(5).timestamp())
+    reconciler.round(timezone.now())
+    assert stops == []
+    host.beat(attempts=listed(spec), at=after(11).timestamp())
+    reconciler.round(timezone.now())
+    assert stops == [spec.fence]
 
 
-def test_two_hosts_that_show_one_device_do_not_fight_over_it(host: FakeHost, broker: str, caplog: Any) -> None:
-    Host.objects.create(name="gpu-b")
-    other = FakeHost(broker, "gpu-b")
-    other.devices = host.devices
-    other.beat()
-    watch = Watch()
-    for _ in range(3):
-        watch.look(timezone.now())
-    assert {d.host.name for d in Device.objects.all()} == {"gpu-a"}
-    assert caplog.text.count("both show device GPU-gpu-a-0") == 1
-    other.close()
+def test_refusals_without_end_are_answered_later_and_later(submit: Submit, host: FakeHost) -> None:
+    job = submit()
+    delays = []
+    for _ in range(6):
+        Job.objects.update(not_before=None)
+        offered(job, host)
+        assert lifecycle.withdraw(Attempt.objects.get(), "gpu-a refused it.")
+        job.refresh_from_db()
+        delays.append(round((job.not_before - timezone.now()).total_seconds()) if job.not_before else 0)
+    assert delays == [0, 0, 0, 1, 2, 4]
+    dispatch.run_pass(timezone.now())
+    assert "offered again" in Job.objects.get().wait_message
 
 
-def test_views_tell_who_has_a_device_and_why(submit: Submit, host: FakeHost, ada: User) -> None:
-    from jobs.capacity import hosts_now
+# --- a leader that is none any more -------------------------------------------------------------------------------------
 
-    job = submit(name="big")
-    offered(job, host)
-    Watch().look(timezone.now())
-    drains.drain_device("GPU-gpu-a-1", ada, "fan")
-    (view,) = hosts_now()
-    first, second = view.devices
-    assert (first.state, first.job, first.job_name, first.job_owner) == (DeviceState.CLAIMED, job.pk, "big", "ada")
-    assert (first.reason, second.reason) == (f"Runs #{job.pk} of ada.", "Is drained by ada: fan.")
-    assert (view.used_slots, view.free_devices, view.accepts) == (1, (), True)
-    host.redis.delete("autotrainer:host:gpu-a:beat")
-    (view,) = hosts_now()
-    assert [d.state for d in view.devices] == [DeviceState.CLAIMED, DeviceState.UNKNOWN]
-    assert not view.accepts
+
+def test_leader_that_was_stopped_after_its_look_writes_nothing(
+    clock: Clock, submit: Submit, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit()
+    running(job, host)
+    reconciler = Reconciler(clock=clock)
+    reconciler.round(timezone.now())
+
+    def stopped(names: object) -> dict[str, hostlink.Heard]:
+        found = heard(names)  # type: ignore[arg-type]
+        clock.now += MISSING_S + OLD_NEWS_S
+        return found
+
+    heard = hostlink.heard
+    monkeypatch.setattr(hostlink, "heard", stopped)
+    with pytest.raises(OldNews):
+        reconciler.round(timezone.now())
+    assert state(job) is JobState.RUNNING
+
+
+def test_deposed_leader_repairs_nothing(clock: Clock, submit: Submit, host: FakeHost) -> None:
+    job = submit()
+    running(job, host)
+    leadership = Leadership()
+    assert leadership.keep()
+    reconciler = Reconciler(clock=clock, writing=leadership.writing)
+    reconciler.round(timezone.now())
+    Leader.objects.update(holder="another one", term=99)
+    clock.now += MISSING_S + 1
+    with pytest.raises(Deposed):
+        reconciler.round(timezone.now())
+    assert state(job) is JobState.RUNNING

@@ -1,0 +1,95 @@
+"""What heartbeats tell about hosts and devices: into rows, and into what the scheduler and the pages see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.utils import timezone
+
+from jobs import dispatch, drains
+from jobs.hosts import Watch
+from jobs.models import Device, Host, Job, User
+from jobs.states import DeviceState, HostState
+from tests.integration.fakehost import FakeHost
+
+Submit = Callable[..., Job]
+
+
+def test_watch_writes_hosts_and_devices_and_tells_what_became_free(host: FakeHost, ada: User) -> None:
+    watch = Watch()
+    assert watch.look(timezone.now())
+    row = Host.objects.get()
+    assert (row.state, row.reason, row.inventory_known, row.device_count, row.job_slots) == (HostState.UP, "", True, 2, 112)
+    assert [(d.index, d.memory_total_mib, d.present) for d in Device.objects.all()] == [(0, 24576, True), (1, 24576, True)]
+    assert not watch.look(timezone.now())
+    drains.drain_device("GPU-gpu-a-1", ada, "fan")
+    assert not watch.look(timezone.now())
+    drains.resume_device("GPU-gpu-a-1", ada)
+    assert watch.look(timezone.now())
+
+
+def test_watch_writes_nothing_when_nothing_changed(host: FakeHost, django_assert_num_queries: Any) -> None:
+    watch = Watch()
+    watch.look(timezone.now())
+    host.beat()
+    with django_assert_num_queries(6):  # all of them reads
+        watch.look(timezone.now())
+
+
+def test_watch_sees_a_host_fall_silent_and_come_back(host: FakeHost, settings: Any) -> None:
+    watch = Watch()
+    watch.look(timezone.now())
+    host.beat(age_s=settings.AUTOTRAINER.host_lost_s + 1)
+    watch.look(timezone.now())
+    row = Host.objects.get()
+    assert row.state == HostState.UNREACHABLE
+    assert "has not been heard from since" in row.reason
+    host.beat()
+    assert watch.look(timezone.now())
+    assert Host.objects.get().state == HostState.UP
+
+
+def test_watch_keeps_devices_while_the_driver_does_not_answer_and_marks_those_that_are_gone(host: FakeHost) -> None:
+    watch = Watch()
+    watch.look(timezone.now())
+    devices, host.devices = host.devices, []
+    host.beat(device_error="driver not loaded")
+    watch.look(timezone.now())
+    assert Device.objects.filter(present=True).count() == 2
+    assert Host.objects.get().device_error == "driver not loaded"
+    host.devices = devices[:1]
+    host.beat()
+    watch.look(timezone.now())
+    assert [d.present for d in Device.objects.all()] == [True, False]
+
+
+def test_two_hosts_that_show_one_device_do_not_fight_over_it(host: FakeHost, broker: str, caplog: Any) -> None:
+    Host.objects.create(name="gpu-b")
+    other = FakeHost(broker, "gpu-b")
+    other.devices = host.devices
+    other.beat()
+    watch = Watch()
+    for _ in range(3):
+        watch.look(timezone.now())
+    assert {d.host.name for d in Device.objects.all()} == {"gpu-a"}
+    assert caplog.text.count("both show device GPU-gpu-a-0") == 1
+    other.close()
+
+
+def test_views_tell_who_has_a_device_and_why(submit: Submit, host: FakeHost, ada: User) -> None:
+    from jobs.capacity import hosts_now
+
+    job = submit(name="big")
+    dispatch.place(timezone.now())
+    Watch().look(timezone.now())
+    drains.drain_device("GPU-gpu-a-1", ada, "fan")
+    (view,) = hosts_now()
+    first, second = view.devices
+    assert (first.state, first.job, first.job_name, first.job_owner) == (DeviceState.CLAIMED, job.pk, "big", "ada")
+    assert (first.reason, second.reason) == (f"Runs #{job.pk} of ada.", "Is drained by ada: fan.")
+    assert (view.used_slots, view.free_devices, view.accepts) == (1, (), True)
+    host.redis.delete("autotrainer:host:gpu-a:beat")
+    (view,) = hosts_now()
+    assert [d.state for d in view.devices] == [DeviceState.CLAIMED, DeviceState.UNKNOWN]
+    assert not view.accepts
