@@ -96,7 +96,10 @@ class FakeHost:
         """The specs in its queue, taken out, oldest first."""
         found = []
         while raw := self.redis.rpop(f"{protocol.KEY_PREFIX}{protocol.host_queue(self.name)}"):
-            (_, sealed), _, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
+            message = json.loads(raw)
+            if message["headers"]["task"] != protocol.TRAIN_TASK:
+                continue  # a canary
+            (_, sealed), _, _ = json.loads(base64.b64decode(message["body"]))
             found.append(Spec.read(protocol.unseal(Kind.SPEC, self.name, sealed, [self.key])))
         return found
 

@@ -19,7 +19,7 @@ from celery import Celery
 
 from gpuworker import messageguard, protocol
 from gpuworker import settings as environment
-from gpuworker.protocol import Ack, Beat, Ended, Kind, Refused, Spec, Started, Stop
+from gpuworker.protocol import Ack, Beat, Canary, Ended, Kind, Refused, Spec, Started, Stop
 from tests.waiting import wait_until
 
 CLUSTER_KEY = b"the cluster key of this test"
@@ -36,6 +36,9 @@ class Host:
     home: Path
     devices: str = "sim:2x8GiB"
     acknowledges: bool = True
+    program: tuple[str, ...] = ("-m", "celery", "-A", "gpuworker")
+    """What the agent is started with: the worker as it is, or tests/programs/hooked_worker.py."""
+    variables: dict[str, str] = field(default_factory=dict)
     agent: subprocess.Popen[bytes] | None = None
     reports: list[Started | Ended | Refused] = field(default_factory=list)
     logs: dict[str, bytes] = field(default_factory=dict)
@@ -51,6 +54,7 @@ class Host:
             "AUTOTRAINER_DEVICES": self.devices,
             "AUTOTRAINER_HEARTBEAT_S": "0.3",
             "DJANGO_SETTINGS_MODULE": "autotrainer_site.settings",
+            **self.variables,
         }
         self.settings = environment.load({k: v for k, v in self.env.items() if k.startswith("AUTOTRAINER_")})
         self.app = Celery("control-of-the-test", set_as_current=False)
@@ -65,7 +69,7 @@ class Host:
 
     def start(self) -> subprocess.Popen[bytes]:
         before = self.beat()
-        command = [sys.executable, "-m", "celery", "-A", "gpuworker", "worker", "-P", "threads", "-c", "128"]
+        command = [sys.executable, *self.program, "worker", "-P", "threads", "-c", "128"]
         command += ["-Q", protocol.host_queue(HOST), "-n", protocol.node_name(HOST), "--without-gossip", "--without-mingle", "-l", "INFO"]
         with (self.home / "agent.log").open("ab") as log:
             self.agent = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -136,6 +140,14 @@ class Host:
         sealed = protocol.seal(Kind.STOP, HOST, replace(order, **changes).body(), KEY)
         self.command(sealed)
         return sealed
+
+    def canary(self) -> None:
+        """As the leader does every 20 seconds."""
+        now = time.time()
+        body = Canary(at=now, expires_at=now + protocol.COMMAND_LIFETIME_S).body()
+        sealed = protocol.seal(Kind.CANARY, HOST, body, KEY)
+        self.app.send_task(protocol.CANARY_TASK, args=[sealed], queue=protocol.host_queue(HOST))
+        self.client.set(protocol.canary_key(HOST), sealed, ex=60)
 
     def command(self, sealed: object) -> None:
         self.app.control.broadcast(protocol.STOP_COMMAND, destination=[protocol.node_name(HOST)], arguments={"sealed": sealed})
