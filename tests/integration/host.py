@@ -69,15 +69,19 @@ class Host:
 
     def start(self) -> subprocess.Popen[bytes]:
         before = self.beat()
-        command = [sys.executable, *self.program, "worker", "-P", "threads", "-c", "128"]
-        command += ["-Q", protocol.host_queue(HOST), "-n", protocol.node_name(HOST), "--without-gossip", "--without-mingle", "-l", "INFO"]
-        with (self.home / "agent.log").open("ab") as log:
-            self.agent = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        agent = self.agent
+        agent = self.spawn()
         wait_until(lambda: agent.poll() is not None or self.beat() != before, 20, "a heartbeat")
         assert agent.poll() is None, self.words()
         wait_until(lambda: "ready." in self.words().rsplit("celery@", 1)[-1] or agent.poll() is not None, 20, "a ready worker")
         return agent
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Start an agent and wait for nothing."""
+        command = [sys.executable, *self.program, "worker", "-P", "threads", "-c", "128"]
+        command += ["-Q", protocol.host_queue(HOST), "-n", protocol.node_name(HOST), "--without-gossip", "--without-mingle", "-l", "INFO"]
+        with (self.home / "agent.log").open("ab") as log:
+            self.agent = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        return self.agent
 
     def kill(self) -> None:
         assert self.agent
