@@ -15,6 +15,8 @@ _HOME = tempfile.mkdtemp(prefix="at-tests-")
 for _name in [n for n in os.environ if n.startswith("AUTOTRAINER_") or n in ("DATABASE_URL", "EMAIL_URL")]:
     del os.environ[_name]
 os.environ["AUTOTRAINER_HOME"] = _HOME
+if _url := os.environ.get("AT_DATABASE_URL"):  # a PostgreSQL server to run on instead of SQLite, for whoever has one
+    os.environ["DATABASE_URL"] = _url
 os.environ["DJANGO_SETTINGS_MODULE"] = "autotrainer_site.settings"  # as an option of pytest it would be read before this file
 
 import django  # noqa: E402

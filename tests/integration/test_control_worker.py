@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.db import connection
 
 from gpuworker.protocol import Spec
 from jobs import lifecycle, logs
 from jobs.models import Host, Job, Leader
 from jobs.states import HostState, JobState
+from tests.integration.database import shared_with
 from tests.integration.fakehost import FakeHost
 from tests.waiting import wait_until
 
@@ -32,13 +32,13 @@ def start(host: FakeHost, broker: str, tmp_path: Path, settings: Any) -> Iterato
     """Starts control workers on the test database; ends them."""
     home = tmp_path / "home"
     home.mkdir()
-    (home / "autotrainer.sqlite3").symlink_to(str(connection.settings_dict["NAME"]))
     settings.LOGS_HOME = home / "logs"
     env = os.environ | {
         "AUTOTRAINER_HOME": str(home),
         "AUTOTRAINER_REDIS_URL": broker,
         "AUTOTRAINER_CLUSTER_KEY": django_settings.CLUSTER_KEY.decode(),
         "PYTHONWARNINGS": "default",
+        **shared_with(home),
     }
     workers: list[subprocess.Popen[bytes]] = []
 

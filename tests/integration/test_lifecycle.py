@@ -80,6 +80,15 @@ def test_repeated_and_outdated_reports_change_nothing(submit: Submit, host: Fake
     assert (state(job), job.retries_spent) == (JobState.QUEUED, 1)
 
 
+def test_end_that_two_leaders_take_in_at_once_counts_once(submit: Submit, host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = submit(max_retries=3)
+    attempt = dispatched(job)
+    start(job, attempt)
+    monkeypatch.setattr(lifecycle, "_open_attempt", lambda *_: attempt)  # both have found it open
+    assert [lifecycle.ended(end(job, attempt, 1), host=HOST) for _ in range(2)] == [True, False]
+    assert (state(job), job.retries_spent) == (JobState.QUEUED, 1)
+
+
 def test_cancel_of_a_running_job_waits_for_its_end(submit: Submit, host: FakeHost, ada: User) -> None:
     job = submit()
     attempt = dispatched(job)
