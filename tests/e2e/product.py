@@ -63,6 +63,11 @@ class Product:
 
     def start(self) -> None:
         """Start on the same home and ports as before; returns when /readyz says yes."""
+        self.spawn()
+        self.wait_until_ready()
+
+    def spawn(self) -> None:
+        """Start it and wait for nothing."""
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "manage.py", "up"],
@@ -73,12 +78,11 @@ class Product:
                 stderr=output,
                 start_new_session=True,
             )
-        self.wait_until_ready()
-        if not self.token:
-            self.token = self.sign_in("admin", self.password)
 
     def wait_until_ready(self) -> None:
         wait_until(self._ready, 60, f"/readyz of the product says yes\n{self.told()}", every_s=0.1)
+        if not self.token:
+            self.token = self.sign_in("admin", self.password)
 
     def stop(self, limit_s: float = 20) -> None:
         """SIGTERM, as Ctrl-C and service managers do; trainings go on."""
@@ -88,6 +92,19 @@ class Product:
             self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the product still runs {limit_s:g} s after SIGTERM\n{self.told()}") from None
+
+    def kill_all_but_trainings(self) -> None:
+        """SIGKILL to every process of ours but the shims; the trainings do not carry the home."""
+
+        def killed() -> bool:
+            ours = [pid for pid in self._of_this_home() if b"gpuworker.shim" not in command_line(pid)]
+            for pid in ours:
+                kill(pid)
+            return not ours
+
+        wait_until(killed, 20, "all services are dead")
+        assert self.process is not None
+        self.process.wait(5)
 
     def end_everything(self) -> None:
         """Whatever still runs on this home, trainings too. Only processes that carry this home's mark are touched."""
@@ -136,6 +153,10 @@ class Product:
         for pid, variables in environments():
             if home in variables or any(v.startswith(sim_dir) for v in variables):
                 yield pid
+
+    def _of_this_home(self) -> Iterator[int]:
+        home = f"AUTOTRAINER_HOME={self.home}".encode()
+        return (pid for pid, variables in environments() if home in variables)
 
     def pids(self, service: str) -> list[int]:
         """Processes of one of our services: web, control, agent, redis."""

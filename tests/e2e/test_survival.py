@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +97,20 @@ def test_cancel_reaches_a_training_that_was_adopted(product: Product, training: 
     job = product.wait(training.job_id, "cancelled")
     assert [a["outcome"] for a in job["attempts"]] == ["cancelled"]
     assert product.trainings(training.job_id) == []
+
+
+def test_everything_but_the_trainings_is_killed_and_they_are_adopted_at_the_next_start(product: Product, training: Counting) -> None:
+    """Prints how long it took; times are for people to judge."""
+    first, log = shell_of(training.pids), product.home / "service-logs" / "agent.log"
+    before = log.read_text(errors="replace").count("taken over")
+    product.kill_all_but_trainings()
+    began = time.monotonic()
+    product.spawn()
+    wait_until(lambda: log.read_text(errors="replace").count("taken over") > before, 60, "the training is taken over")
+    print(f"adopted {time.monotonic() - began:.1f} s after the start of `up`")
+    product.wait_until_ready()
+    assert alive(first)
+    seen = training.lines_so_far()
+    wait_until(lambda: training.lines_so_far() > seen, 30, "the log goes on")
+    assert product.job(training.job_id)["state"] == "running"
+    training.ends_whole()
