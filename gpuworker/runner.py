@@ -179,6 +179,9 @@ class Runner:
             )
         elif ended := attempt.record("ended.json"):
             self._parts.reporter.send(protocol.Ended.read(ended))  # They would not ask if they knew.
+        elif attempt.shim_alive() and (client := attempt.connect()):  # Another version's, that nobody here looks after.
+            with client:
+                client.stop(protocol.EndReason.CANCELLED, order.kill_grace_s)
 
 
 def _listed(held: Mapping[str, str]) -> str:

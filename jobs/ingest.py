@@ -45,6 +45,7 @@ class Ingest:
         """Stream key -> host."""
         self._hosts_at = -HOSTS_EVERY_S
         self._known: dict[tuple[str, int, int], int] = {}
+        self._strange: set[tuple[str, int, int]] = set()
 
     def turn(self, block_ms: int = BLOCK_MS) -> int:
         """Wait for entries and take them in; how many there were. Raises redis.RedisError, DatabaseError, OSError."""
@@ -93,11 +94,21 @@ class Ingest:
             log.warning("log chunk of %s dropped: %s", host, exc, extra={"action": "chunk_dropped"})
             return None
         if job_id is None:
-            log.warning("log chunk of %s dropped: no attempt %s.%d", host, chunk.job, chunk.attempt, extra={"action": "chunk_dropped"})
+            self._tell_strange(host, chunk)
             stored = chunk.offset + len(chunk.data)  # nobody wants it: it must not come again
         else:
             stored = logs.append(job_id, chunk.attempt, chunk.offset, chunk.data)
         return Ack(job=chunk.job, attempt=chunk.attempt, fence=chunk.fence, what=Kind.LOG, offset=stored)
+
+    def _tell_strange(self, host: str, chunk: LogChunk) -> None:
+        """Once: an attempt that the database does not know may go on printing for days."""
+        key = (chunk.job, chunk.attempt, chunk.fence)
+        if key in self._strange:
+            return
+        if len(self._strange) >= KNOWN_ATTEMPTS:
+            self._strange.clear()
+        self._strange.add(key)
+        log.warning("log of %s dropped: no attempt %s.%d", host, chunk.job, chunk.attempt, extra={"action": "chunk_dropped"})
 
     def _job_of(self, host: str, chunk: LogChunk) -> int | None:
         """The number of the job whose attempt this host may write about, open or not."""

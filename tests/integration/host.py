@@ -68,11 +68,11 @@ class Host:
     # --- the agent ------------------------------------------------------------------------------------------------------
 
     def start(self) -> subprocess.Popen[bytes]:
-        before = self.beat()
+        before, said = self.beat(), len(self.words())
         agent = self.spawn()
         wait_until(lambda: agent.poll() is not None or self.beat() != before, 20, "a heartbeat")
         assert agent.poll() is None, self.words()
-        wait_until(lambda: "ready." in self.words().rsplit("celery@", 1)[-1] or agent.poll() is not None, 20, "a ready worker")
+        wait_until(lambda: "ready." in self.words()[said:] or agent.poll() is not None, 20, "a ready worker")
         return agent
 
     def spawn(self) -> subprocess.Popen[bytes]:
@@ -89,7 +89,8 @@ class Host:
         self.agent.wait()
 
     def words(self) -> str:
-        return (self.home / "agent.log").read_text(errors="replace")
+        log = self.home / "agent.log"
+        return log.read_text(errors="replace") if log.exists() else ""
 
     def close(self) -> None:
         if self.agent and self.agent.poll() is None:

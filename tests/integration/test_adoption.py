@@ -86,6 +86,16 @@ def test_training_of_another_version_is_listed_and_left_alone_and_its_end_is_tol
     assert not host.beat().attempts  # type: ignore[union-attr]
 
 
+def test_training_of_another_version_can_be_stopped(host: Host) -> None:
+    spec = host.offer(host.spec("sleep 60", device_count=0))
+    host.report(Started, spec)
+    host.kill()
+    rewrite(host.folder(spec) / "spec.json", body={"job": spec.job})
+    host.start()
+    host.stop(spec)
+    wait_until(lambda: (host.folder(spec) / "done.json").exists(), 10, "the training's end")
+
+
 def test_directory_that_a_power_cut_left_without_its_spec_is_refused_or_lost(host: Host) -> None:
     host.kill()
     shim = {"boot_id": "another boot", "pid": 1, "start_ticks": 1}

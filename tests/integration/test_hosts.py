@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+import redis
 from django.utils import timezone
 
+from gpuworker.protocol import AttemptReading
 from jobs import dispatch, drains
+from jobs.bootsteps import Keeper, Scheduler
 from jobs.hosts import Watch
+from jobs.leader import Leadership
 from jobs.models import Device, Host, Job, User
+from jobs.reconcile import Reconciler
 from jobs.states import DeviceState, HostState
 from tests.integration.fakehost import FakeHost
 
@@ -48,6 +54,61 @@ def test_watch_sees_a_host_fall_silent_and_come_back(host: FakeHost, settings: A
     host.beat()
     assert watch.look(timezone.now())
     assert Host.objects.get().state == HostState.UP
+
+
+def test_watch_asks_for_repair_when_a_host_is_heard_again_or_runs_what_nobody_knows(host: FakeHost, settings: Any) -> None:
+    watch = Watch()
+
+    def to_repair() -> bool:
+        watch.look(timezone.now())
+        return watch.to_repair
+
+    assert [to_repair(), to_repair()] == [True, False]
+    host.beat(age_s=30)
+    assert not to_repair()
+    host.beat()
+    assert [to_repair(), to_repair()] == [True, False]
+    host.beat(attempts=(AttemptReading(job="x", attempt=1, fence=2**70, running=True),) * 2)
+    assert not to_repair()  # no database could know such a fence
+    host.beat(attempts=(AttemptReading(job="x", attempt=1, fence=7, running=True),))
+    assert [to_repair(), to_repair()] == [True, False]
+
+
+def test_leader_repairs_at_the_start_of_its_term_and_when_redis_is_back(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[object] = []
+    away = False
+
+    def round_(reconciler: Reconciler, now: object) -> None:
+        rounds.append(reconciler)
+        if away:
+            raise redis.ConnectionError
+
+    monkeypatch.setattr(Reconciler, "round", round_)
+    leadership = Leadership()
+    keeper = Keeper(leadership, Scheduler(leadership))
+    keeper.stopping.set()  # no rest between turns
+    keeper.turn()
+    keeper.turn()
+    assert len(rounds) == 1
+    host.beat(age_s=30)
+    keeper.turn()
+    host.beat()
+    keeper.turn()
+    assert len(rounds) == 2
+    away = True
+    keeper._reconcile_at = 0.0
+    with pytest.raises(redis.ConnectionError):
+        keeper.turn()
+    away = False
+    keeper.turn()
+    assert len(rounds) == 4
+    leadership.resign()
+    keeper._leadership.keep()
+    keeper._led = False
+    keeper.turn()
+    assert len(rounds) == 5
+    assert rounds[4] is not rounds[3]  # it remembers nothing of before
+    leadership.resign()
 
 
 def test_watch_keeps_devices_while_the_driver_does_not_answer_and_marks_those_that_are_gone(host: FakeHost) -> None:

@@ -158,11 +158,15 @@ def test_forged_and_unreadable_entries_are_dropped_and_the_next_ones_taken(inges
     assert host.left() == 0
 
 
-def test_chunk_of_an_unknown_attempt_is_dropped_and_not_asked_for_again(ingest: Ingest, offered: Offered, host: FakeHost) -> None:
+def test_chunk_of_an_unknown_attempt_is_dropped_and_not_asked_for_again(
+    ingest: Ingest, offered: Offered, host: FakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
     _, spec = offered()
-    host.log(replace(spec, fence=spec.fence + 1), b"abc", 5)
-    ingest.turn(100)
-    assert [(a.what, a.offset) for a in host.acks()] == [("log", 8)]
+    for offset in (5, 8):
+        host.log(replace(spec, fence=spec.fence + 1), b"abc", offset)
+        ingest.turn(100)
+    assert [(a.what, a.offset) for a in host.acks()] == [("log", 8), ("log", 11)]
+    assert caplog.text.count("log of gpu-a dropped") == 1
 
 
 def test_host_cannot_report_for_another(ingest: Ingest, offered: Offered, broker: str) -> None:

@@ -7,19 +7,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
+from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.test import Client
 from django.utils import timezone
 
 from gpuworker.protocol import AttemptReading, attempt_key
-from jobs import capacity, dispatch, hostlink
+from jobs import capacity, dispatch, hostlink, orphans
 from jobs.api.representation import host_body
 from jobs.hosts import Watch
-from jobs.models import Attempt, Job
+from jobs.models import Attempt, Job, User
 from jobs.reconcile import Reconciler
 from jobs.states import DeviceState, JobState, WaitReason
 from tests.integration.fakehost import FakeHost
+from tests.integration.host import CLUSTER_KEY
+from tests.integration.stack import running_stack
+from tests.waiting import wait_until
 
 Submit = Callable[..., Job]
 UID = str(uuid.UUID(int=7))
@@ -71,6 +77,12 @@ def test_orphan_is_shown_its_device_is_busy_and_nobody_ends_it(
     assert "No host that is heard runs anything" in listed()
 
 
+def test_page_tells_of_an_orphan(host: FakeHost, ada: User, client: Client) -> None:
+    host.beat(attempts=(orphan(),))
+    client.force_login(ada)
+    assert f"gpu-a runs bert ({UID}, attempt 2), which the database does not know." in client.get("/").content.decode()
+
+
 def test_orphan_is_ended_by_whom_a_person_asks(host: FakeHost, stops: list[str]) -> None:
     host.beat(attempts=(orphan(),))
     with pytest.raises(SystemExit):
@@ -106,3 +118,24 @@ def test_orphan_with_the_fence_of_another_job_is_not_taken_for_it(submit: Submit
     host.beat(attempts=(stranger, replace(stranger, job=str(job.uid))), at=timezone.now().timestamp() + 60)
     Reconciler().round(timezone.now())
     assert stops == []  # neither is (job, attempt 1, fence): nothing of ours is over and runs on
+
+
+def test_training_whose_row_is_gone_goes_on_until_a_person_ends_it(ada: User, broker: str, tmp_path: Path, settings: Any) -> None:
+    settings.CLUSTER_KEY = CLUSTER_KEY
+    hostlink.host_key.cache_clear()
+    try:
+        with running_stack(broker, tmp_path, ada) as stack:
+            job = stack.submit("sleep 100")
+            wait_until(lambda: Job.objects.get().state == JobState.RUNNING, 30, "it runs")
+            pid = Attempt.objects.get().pid
+            Job.objects.all().delete()
+            (key,) = wait_until(lambda: orphans.all_of(capacity.hosts_now()), 10, "the orphan")
+            assert key.startswith(str(job.uid))
+            wait_until(lambda: "left alone" in (tmp_path / "control.log").read_text(), 10, "the leader tells of it")
+            assert Path(f"/proc/{pid}").exists()
+            assert orphans.end(key) == "gpu-a"
+            wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "it has ended")
+            wait_until(lambda: not orphans.all_of(capacity.hosts_now()), 20, "no orphan is left")
+            assert not stack.agent.claims()
+    finally:
+        hostlink.host_key.cache_clear()
