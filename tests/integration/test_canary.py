@@ -142,10 +142,13 @@ def test_canaries_go_through_the_queue_of_each_host_that_knows_them(host: FakeHo
     assert send() == hostlink.CANARY_QUEUE + 1
 
 
-def test_deaf_host_says_so_and_gets_nothing_new(submit: Submit, host: FakeHost) -> None:
-    host.beat(deaf_s=protocol.DEAF_AFTER_S)
+def test_deaf_host_says_so_and_gets_nothing_new(submit: Submit, host: FakeHost, caplog: pytest.LogCaptureFixture) -> None:
     watch = Watch()
     watch.look(timezone.now())
+    for more in (20, 0):
+        host.beat(deaf_s=protocol.DEAF_AFTER_S + more)
+        watch.look(timezone.now())
+    assert caplog.text.count("gpu-a is up: it is deaf") == 1
     (view,) = capacity.hosts_now()
     assert (view.state, view.reason) == (
         HostState.UP,
