@@ -173,7 +173,7 @@ def _redis_server(client: Any, ours: Settings) -> Iterator[tuple[Level, str]]:
 
 
 def _devices(ours: Settings) -> Iterator[tuple[Level, str]]:
-    answer = subprocess.run([*supervisor.PYTHON, "gpuworker.probe"], cwd=installing.CHECKOUT, capture_output=True, text=True, check=False)
+    answer = _probe()
     if answer.returncode:
         yield Level.WRONG, (answer.stderr.strip().splitlines() or ["the devices cannot be read"])[-1]
         return
@@ -185,6 +185,26 @@ def _devices(ours: Settings) -> Iterator[tuple[Level, str]]:
     else:
         names = ", ".join(sorted({device["name"] for device in found["devices"]}))
         yield Level.OK, f"{len(found['devices'])} ({found['source']}): {names}"
+
+
+def _probe(*words: str) -> subprocess.CompletedProcess[str]:
+    """The host's own side is asked in a process of its own: NVML is not for this one."""
+    argv = [*supervisor.PYTHON, "gpuworker.probe", *words]
+    return subprocess.run(argv, cwd=installing.CHECKOUT, capture_output=True, text=True, check=False)
+
+
+def _ending(ours: Settings) -> Iterator[tuple[Level, str]]:
+    """Of the running agent, since it may have been started elsewhere (a systemd unit); else of an agent started from here."""
+    agent = next((service.pid for service in processes.services(ours.home) if service.name == "agent"), "self")
+    answer = _probe("--groups", str(agent))
+    parent = answer.stdout.strip()
+    if answer.returncode:
+        yield Level.WRONG, (answer.stderr.strip().splitlines() or ["it cannot be told how trees are ended here"])[-1]
+    elif parent:
+        yield Level.OK, f"each training has a control group of its own below {parent}: nothing that it started gets away (cgroup)"
+    else:
+        mend = "the systemd units in deploy/ have `Delegate=yes`, which gives the agent groups"
+        yield Level.NOTE, f"no control groups (v2) can be made; trees are ended by parentage and marker (subreaper): {mend}"
 
 
 def _ports(ours: Settings) -> Iterator[tuple[Level, str]]:
@@ -218,6 +238,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("Database", _database),
     ("Redis", _redis),
     ("Devices", _devices),
+    ("Ending", _ending),
     ("Ports", _ports),
     ("Time", _time),
 )

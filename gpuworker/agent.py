@@ -17,7 +17,7 @@ from pathlib import Path
 
 import redis
 
-from gpuworker import protocol
+from gpuworker import groups, protocol
 from gpuworker.attempts import attempts_folder
 from gpuworker.canary import Ear, start_over
 from gpuworker.claims.store import LEFT_OVER_AFTER_S, ClaimStore
@@ -33,7 +33,7 @@ from gpuworker.reports import AckReader, Reporter
 from gpuworker.roster import Roster, Supervised
 from gpuworker.runner import JOB_SLOTS, Runner
 from gpuworker.settings import BadSetting, Settings, host_key
-from gpuworker.shim import locks, processes
+from gpuworker.shim import hostmemory, locks, processes
 from gpuworker.watch import Parts
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,10 @@ class Agent:
         claims = ClaimStore(self.link.client, config.host)
         self._parts = Parts(self._inventory, claims, Reporter(self.link), self._relay, roster, self._send_beat)
         self._launcher = Launcher(
-            config, lock_folder=backend.lock_folder, sim_dir=sim_dir(config) if backend.source == "simulated" else None
+            config,
+            lock_folder=backend.lock_folder,
+            sim_dir=sim_dir(config) if backend.source == "simulated" else None,
+            group_parent=groups.parent_for(),
         )
         self.runner = Runner(self._parts, self._launcher, folder)
         self._recovery = Recovery(config, self._parts, self.runner, publish)
@@ -72,6 +75,8 @@ class Agent:
     def start(self) -> None:
         """Take over what is there before the first heartbeat says what is there, and before the first message comes."""
         self._lock = _only_one(self.settings)
+        hostmemory.keep()
+        groups.count_memory(self._launcher.group_parent)
         self._inventory.set_ours(self._parts.roster.is_ours)
         self._inventory.set_trainings(self._parts.roster.trainings)
         self._launcher.start()
@@ -166,6 +171,7 @@ class Agent:
             attempts=tuple(_told(one) for one in self._parts.roster.everyone()) + self._recovery.unreadable(),
             deaf_s=self.ear.deaf_s,
             disk_free_bytes=shutil.disk_usage(self.settings.host_home).free,
+            kill_level="cgroup" if self._launcher.group_parent else "subreaper",
         )
 
     def _with_locks(self, devices: tuple[DeviceReading, ...]) -> tuple[DeviceReading, ...]:

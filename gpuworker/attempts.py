@@ -9,7 +9,6 @@ import enum
 import json
 import os
 import re
-import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,9 @@ from typing import Any, Self
 
 from gpuworker import protocol
 from gpuworker.settings import Settings
-from gpuworker.shim import door, locks, processes, records
+from gpuworker.shim import cgroup, door, locks, processes, records
+from gpuworker.shim.cgroup import Group
+from gpuworker.shim.ending import Ending
 
 _KEY = re.compile(r"([A-Za-z0-9-]{1,64})\.(\d{1,9})\.(\d{1,18})")
 
@@ -42,6 +43,10 @@ class AttemptState(enum.StrEnum):
 
 class ShimGone(Exception):
     """The shim has closed its socket: it is done, or dead. The records tell which."""
+
+
+class ShimLives(Exception):
+    """A process of an attempt was to be signalled past its shim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +146,25 @@ class AttemptDir:
             return None
         return ShimClient(client)
 
+    def leader(self) -> tuple[int, int] | None:
+        """(pid, start_ticks) of the command's shell, where it was started since the machine was."""
+        started = self.record("started.json")
+        return (started["pid"], started["start_ticks"]) if started and started["boot_id"] == processes.boot_id() else None
+
+    def group(self) -> Group | None:
+        """Its control group, where it has one."""
+        started, launch = self.record("started.json") or {}, self.record("launch.json") or {}
+        return cgroup.find(started.get("cgroup"), launch.get("cgroup", ""), self.key)
+
+    def ending(self) -> Ending:
+        """The end of a tree whose shim is dead. Raises ShimLives: then it alone signals, and is asked for it."""
+        if self.shim_alive():
+            raise ShimLives(self.key)
+        return Ending(self.key, leader=self.leader(), group=self.group())
+
     def tree(self) -> list[processes.Process]:
         """The attempt's living processes, as they can be seen without the shim."""
-        started = self.record("started.json")
-        ours = started is not None and started["boot_id"] == processes.boot_id()
-        return processes.tree(self.key, (started["pid"], started["start_ticks"]) if started and ours else None)
-
-    def signal_tree(self, signum: signal.Signals) -> int:
-        """Signal what lives of a tree whose shim is dead; how many processes were told."""
-        return sum(processes.send_signal(process, signum) for process in self.tree())
+        return processes.tree(self.key, self.leader(), group=self.group())
 
     def locks_free(self) -> bool:
         """Whether nobody holds this attempt's device locks. Raises OSError for one that cannot be tried."""

@@ -23,6 +23,7 @@ from gpuworker import protocol, settings
 from gpuworker.attempts import AttemptDir, AttemptState, TakenDevice, attempts_folder, make_private, valid_key
 from gpuworker.protocol import Spec
 from gpuworker.shim import locks, processes
+from gpuworker.shim.ending import STUCK_AFTER_S
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,21 @@ class ZygoteFailed(Exception):
 class Launcher:
     """Starts attempts on this host. Thread-safe; a zygote that has died is started again by the next launch."""
 
-    def __init__(self, config: settings.Settings, *, lock_folder: Path, sim_dir: Path | None = None) -> None:
-        """`sim_dir`: where trainings on simulated devices tell their load; None on real ones."""
+    def __init__(
+        self,
+        config: settings.Settings,
+        *,
+        lock_folder: Path,
+        sim_dir: Path | None = None,
+        group_parent: str = "",
+        stuck_after_s: float = STUCK_AFTER_S,
+    ) -> None:
+        """`sim_dir`: where trainings on simulated devices tell their load; None on real ones.
+
+        `group_parent`: the folder for the attempts' control groups; empty where none can be made.
+        """
         self._settings = config
+        self.group_parent, self._stuck_after_s = group_parent, stuck_after_s
         self._lock_folder = lock_folder
         self._sim_dir = sim_dir
         self._mutex = threading.Lock()
@@ -149,6 +162,8 @@ class Launcher:
             "time_limit_s": spec.time_limit_s,
             "kill_grace_s": spec.kill_grace_s,
             "mark": key,
+            "cgroup": self.group_parent,
+            "stuck_after_s": self._stuck_after_s,
         }
 
 

@@ -10,7 +10,7 @@ do, they are repeated until a sealed acknowledgement comes.
 Redis, all below `autotrainer:` (Celery's own keys carry the same prefix through `global_keyprefix`):
 
     host:<name>:beat      string, the last sealed Beat, expires after an hour
-    host:<name>:reports   stream, field `e`: a sealed Started, Ended or Refused; the control plane deletes what it has applied
+    host:<name>:reports   stream, field `e`: a sealed Started, Stuck, Ended or Refused; the control plane deletes what it has applied
     host:<name>:logs      stream, fields `h`, `d`, `m`: header, raw bytes and seal of one log chunk; deleted when stored
     host:<name>:acks      stream, field `e`: a sealed Ack; bounded, the host reads on from where it was
     host:<name>:claims    hash, device UUID -> "<attempt key> <fence> <unix ms of the last renewal>"
@@ -75,6 +75,7 @@ class Kind(enum.StrEnum):
     STARTED = "started"
     ENDED = "ended"
     REFUSED = "refused"
+    STUCK = "stuck"
     BEAT = "beat"
     ACK = "ack"
     LOG = "log"
@@ -300,10 +301,23 @@ class Ended(Message):
     log_bytes: int = 0
     message: str = ""
     """For people: the missing directory, what the shim could not do."""
+    host_oom: bool = False
+    """The kernel ended a process of it for lack of host memory; `oom_detected` is about the devices' memory."""
     own_fault: bool = True
     """False for launch failures that are not the job's: those spend the infrastructure budget."""
     devices: tuple[DeviceRef, ...] = ()
     unclean: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stuck(Message):
+    """Processes of an attempt that SIGKILL has not ended for a minute. It is not over, and its devices are not free."""
+
+    job: str
+    attempt: int
+    fence: int
+    processes: tuple[str, ...]
+    """Each by its program, its pid and its state in the kernel's letter (D waits for a device or a disk)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,6 +438,7 @@ class Beat(Message):
     deaf_s: float | None = None
     """Seconds for which nothing has come through this host's queue though something was put there; None: it cannot tell."""
     disk_free_bytes: int | None = None
+    kill_level: str = ""  # how trees are ended here: `cgroup` (nobody gets away), or `subreaper`
 
 
 def backoff_s(base_s: float, retries: int, *, seed: str) -> float:

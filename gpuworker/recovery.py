@@ -88,7 +88,7 @@ class Recovery:
         if ack.what == protocol.SAY_AGAIN:
             self._say_again(f"{ack.job}.{ack.attempt}.{ack.fence}")
             return
-        if ack.what not in (Kind.STARTED, Kind.ENDED, Kind.REFUSED):
+        if ack.what not in (Kind.STARTED, Kind.STUCK, Kind.ENDED, Kind.REFUSED):
             return
         attempt = self._directory(f"{ack.job}.{ack.attempt}.{ack.fence}")
         if attempt:

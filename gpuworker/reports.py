@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from gpuworker import protocol
-from gpuworker.protocol import Ack, Ended, Kind, Refused, Started
+from gpuworker.protocol import Ack, Ended, Kind, Refused, Started, Stuck
 
 if TYPE_CHECKING:
     from gpuworker.link import Link
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 ACKS_BLOCK_MS = 4000  # below the connection's timeout
 AFTER_AN_ERROR_S = 1.0
 
-Report = Started | Ended | Refused
-_KINDS: dict[type, Kind] = {Started: Kind.STARTED, Ended: Kind.ENDED, Refused: Kind.REFUSED}
+Report = Started | Stuck | Ended | Refused
+_KINDS: dict[type, Kind] = {Started: Kind.STARTED, Stuck: Kind.STUCK, Ended: Kind.ENDED, Refused: Kind.REFUSED}
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Reporter:
         name = protocol.attempt_key(report.job, report.attempt, report.fence)
         owed = _Owed(protocol.seal(kind, self._link.host, report.body(), self._link.key))
         with self._lock:
-            if kind is Kind.STARTED and (name, Kind.ENDED) in self._owed:
+            if kind in (Kind.STARTED, Kind.STUCK) and (name, Kind.ENDED) in self._owed:
                 return  # Repeated by a recovery that came too late for it.
             self._owed[name, kind] = owed
         try:
@@ -59,11 +59,10 @@ class Reporter:
             log.warning("A report waits until Redis is back: %s", exc, extra={"action": "report_waits", "attempt_key": name})
 
     def acknowledged(self, key: str, what: str) -> None:
-        """The control plane has stored this report. An end that is stored makes its start old news."""
+        """The control plane has stored this report. An end that is stored makes what came before old news."""
         with self._lock:
-            self._owed.pop((key, Kind(what)), None)
-            if what == Kind.ENDED:
-                self._owed.pop((key, Kind.STARTED), None)
+            for kind in (Kind.STARTED, Kind.STUCK, Kind.ENDED) if what == Kind.ENDED else (Kind(what),):
+                self._owed.pop((key, kind), None)
 
     def owes(self, key: str, kind: Kind) -> bool:
         with self._lock:

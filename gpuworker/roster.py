@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from gpuworker import groups
 from gpuworker.attempts import AttemptDir, ShimClient, TakenDevice
 from gpuworker.claims.store import Held
 from gpuworker.protocol import AttemptReading, DeviceRef, Ended, Spec
@@ -90,9 +91,8 @@ class Roster:
         return [(one.uuids, sorted(below(one.shim_pid))) for one in self.living() if one.shim_pid]
 
     def is_ours(self, pid: int) -> bool:
-        """Whether a process carries the mark of one of this installation's attempts, or descends from one of its shims."""
-        mark = _mark_of(pid)
-        if mark and os.path.isdir(os.path.join(self._folder, mark)):
+        """Whether a process is in the group of one of this installation's attempts, carries its mark, or descends from its shim."""
+        if any(mark and os.path.isdir(os.path.join(self._folder, mark)) for mark in (_mark_of(pid), groups.mark_of(pid))):
             return True
         shims = {one.shim_pid for one in self.living() if one.shim_pid}
         return any(parent in shims for parent in _ancestors(pid))

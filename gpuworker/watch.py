@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from gpuworker import hostmemory
 from gpuworker.attempts import AttemptState, ShimClient, ShimGone
-from gpuworker.protocol import BadMessage, Ended, EndReason, Refused, Started
+from gpuworker.outliving import await_empty
+from gpuworker.protocol import BadMessage, Ended, EndReason, Kind, Refused, Started, Stuck
 from gpuworker.shim import processes
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 WAKE_S = 1.0
 """How soon a supervising thread sees that the agent is leaving. The shim's events wake it at once."""
 LOOK_AGAIN_S = 0.2
-OUTLIVED_LOOK_S = 1.0
 UNCLEAN_AFTER_S = 5.0
 """The driver forgets a process some time after its end; what is left on a device after this drains it."""
 
@@ -159,6 +159,9 @@ class Watcher:
             match event:
                 case {"event": "state", "phase": "running" | "stopping" | "ended"}:
                     self.tell_start(one, one.attempt.record("started.json"))
+                    self.tell_stuck(one)
+                case {"event": "stuck"}:
+                    self.tell_stuck(one)
                 case {"event": "started"}:
                     self.tell_start(one, event)
                 case {"event": "exited"}:
@@ -183,6 +186,15 @@ class Watcher:
         )
         self._parts.reporter.send(report)
 
+    def tell_stuck(self, one: Supervised) -> None:
+        """Processes of it do not die of SIGKILL; its devices stay taken until they do."""
+        stuck = one.attempt.record("stuck.json")
+        if stuck is None or one.attempt.acknowledged(Kind.STUCK):
+            return
+        log.error("cannot be ended: %s", stuck, extra={"action": "stuck", "job_id": one.spec.number, "attempt": one.spec.attempt})
+        named = tuple(f"{p['program']} (pid {p['pid']}, state {p['state']})" for p in stuck["processes"])
+        self._parts.reporter.send(Stuck(job=one.spec.job, attempt=one.spec.attempt, fence=one.spec.fence, processes=named))
+
     def _pause(self, seconds: float) -> None:
         if self._leaving.wait(seconds):
             raise Detached
@@ -194,22 +206,13 @@ class Watcher:
         attempt = one.attempt
         started = attempt.record("started.json")
         if started is None and attempt.record("exit.json") is None:
+            await_empty(one, self._pause, lambda: None)
             attempt.refuse("shim_lost", "Its shim died before it let the command go.")
             self.refused(one)
             return None
         self.tell_start(one, started)
-        self._await_empty(one)
-        return self._conclude(one, attempt.record("exit.json") or _lost(one, started))
-
-    def _await_empty(self, one: Supervised) -> None:
-        kill_at: float | None = None
-        while one.attempt.tree():
-            if one.stop_grace_s is not None and kill_at is None:
-                one.attempt.signal_tree(signal.SIGTERM)
-                kill_at = time.monotonic() + one.stop_grace_s
-            elif kill_at is not None and time.monotonic() >= kill_at:
-                one.attempt.signal_tree(signal.SIGKILL)
-            self._pause(LOOK_AGAIN_S if kill_at else OUTLIVED_LOOK_S)
+        late = await_empty(one, self._pause, lambda: self.tell_stuck(one))
+        return self._conclude(one, attempt.record("exit.json") or _lost(one, started, late=late))
 
     # --- the end --------------------------------------------------------------------------------------------------------
 
@@ -254,25 +257,29 @@ def _only_strangers(device: Any) -> bool:
     return bool(computing) and not any(p.ours for p in computing)
 
 
-def _lost(one: Supervised, started: dict[str, Any] | None) -> dict[str, Any]:
+def _lost(one: Supervised, started: dict[str, Any] | None, *, late: bool) -> dict[str, Any]:
     rebooted = started is not None and started["boot_id"] != processes.boot_id()
     reason = EndReason.HOST_LOST if rebooted else EndReason.EXIT_LOST
     message = "The host was restarted meanwhile" if rebooted else "Its shim died before the command ended"
-    if one.stop_grace_s is not None:
+    if late:
+        reason, message = EndReason.TIMED_OUT, f"Stopped at its time limit of {one.spec.time_limit_s:g} s"
+    elif one.stop_grace_s is not None:
         reason, message = EndReason.CANCELLED, "Its shim had died; its processes were ended"
     return {"reason": reason, "message": message, "started_at": started and started["started_at"], "ended_at": time.time()}
 
 
 def _report(one: Supervised, ended: dict[str, Any], unclean: dict[str, str]) -> Ended:
     spec, tail = one.spec, one.tail
+    host_oom, killed = hostmemory.verdict(ended)
     truncated = "The command truncated its own log; what it had written before may be missing." if tail and tail.truncated else ""
     body = {key: value for key, value in ended.items() if key != "event"} | {
         "job": spec.job,
         "attempt": spec.attempt,
         "fence": spec.fence,
-        "message": ended.get("message") or truncated,
+        "message": " ".join(filter(None, (ended.get("message"), killed, truncated))),
         "log_bytes": tail.log_bytes if tail else 0,
         "oom_detected": tail.oom.found if tail else False,
+        "host_oom": host_oom,
         "devices": [device.body() for device in one.devices],
         "unclean": unclean,
     }

@@ -7,15 +7,18 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from gpuworker.shim import hostmemory
+from gpuworker.shim.cgroup import Group
+
 
 class Command:
-    """A child that has not been let go yet."""
+    """A child that has not been let go yet. `group`: the one it is in, so that all it will ever fork is; None for none."""
 
-    def __init__(self, launch: Mapping[str, Any], log: int, locks: Sequence[int]) -> None:
+    def __init__(self, launch: Mapping[str, Any], log: int, locks: Sequence[int], group: Group | None = None) -> None:
         """Fork it in the present working directory; it inherits the log as stdout and stderr, and the locks."""
         go, self._go = os.pipe()
         self._failure, failure = os.pipe()
-        self.pid = os.fork()
+        self.pid, self.group = _fork(group)
         if self.pid == 0:
             os.close(self._go)  # Else it would not notice that the shim has died before "go".
             _become(launch, go=go, failure=failure, log=log, locks=locks)
@@ -36,12 +39,30 @@ class Command:
         os.close(self._failure)
 
 
+def _fork(group: Group | None) -> tuple[int, Group | None]:
+    """As os.fork; and the group that the child is in, if it could be brought into one."""
+    if group is None:
+        return os.fork(), None
+    try:
+        return group.fork(), group
+    except OSError:
+        pid = os.fork()  # A kernel before 5.7, or a container's filter: moved while it waits for "go".
+    try:
+        if pid:
+            group.take_in(pid)
+    except OSError:
+        group.remove()
+        return pid, None
+    return pid, group
+
+
 def _become(launch: Mapping[str, Any], *, go: int, failure: int, log: int, locks: Sequence[int]) -> NoReturn:
     """In the child: wait, then execute. Never returns into the shim's code."""
     try:
         if os.read(go, 1) != b"g":
             os._exit(0)
         os.setsid()
+        hostmemory.offer()
         _plain_signals()
         nothing = os.open("/dev/null", os.O_RDONLY)
         for source, target in ((nothing, 0), (log, 1), (log, 2)):

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable
+from typing import Any
+
+from gpuworker.shim.cgroup import Group
 
 MARK = "AUTOTRAINER_MARK"
 Table = dict[int, "Process"]
@@ -31,6 +35,11 @@ def start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None where there is none (a zombie is none)."""
     process = read_process(pid)
     return None if process is None or process.zombie else process.start_ticks
+
+
+def age_s(ticks: int) -> float:
+    """How long ago a process of this boot was started."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def alive(pid: int, ticks: int, boot: str) -> bool:
@@ -75,23 +84,33 @@ def marked(mark: str, processes: Table) -> list[Process]:
     return [process for process in processes.values() if _carries(process.pid, f"{MARK}={mark}".encode())]
 
 
-def tree(mark: str, leader: tuple[int, int] | None = None, below: Iterable[int] = ()) -> list[Process]:
-    """What lives of an attempt: by its mark, by its leader's session, below the given pids, and whatever descends from these.
+def tree(mark: str, leader: tuple[int, int] | None = None, below: Iterable[int] = (), group: Group | None = None) -> list[Process]:
+    """What lives of an attempt: by its mark, by its leader's session, below the given pids, in its control group, and whatever
+    descends from these.
 
     `leader`: (pid, start_ticks) of the command's shell; its session finds what has written over its own environment
-    (setproctitle). Invisible once the shim is dead, so for locks and devices to tell: emptied environment *and* own session.
+    (setproctitle). Invisible once the shim is dead and without a group, so for locks and devices to tell: emptied environment
+    *and* own session.
     """
     processes = table()
     found = {process.pid: process for process in marked(mark, processes)}
+    # Read after the table: a pid that was given out again meanwhile has another start there, and is not signalled.
+    found |= {pid: processes[pid] for pid in (group.pids() if group else ()) if pid in processes}
     if leader is not None and _session_is_ours(*leader, processes):
         found |= {process.pid: process for process in processes.values() if process.session == leader[0]}
     found |= {process.pid: process for process in descendants({*below, *found}, processes)}
     return [process for process in found.values() if not process.zombie and process.pid != os.getpid()]
 
 
-def tree_empty(mark: str, leader: tuple[int, int] | None = None) -> bool:
-    """Whether an attempt whose shim is dead has no process left that can be seen."""
-    return not tree(mark, leader)
+def describe(process: Process) -> dict[str, Any]:
+    """For people: its pid, its program's name, and its state in the kernel's letter (D: waits for a device or a disk)."""
+    try:
+        with open(f"/proc/{process.pid}/stat", "rb") as file:
+            text = file.read().decode(errors="replace")
+    except OSError:
+        text = "(?) X"
+    name, state = text[text.find("(") + 1 : text.rfind(")")], text[text.rfind(")") + 2 :][:1]
+    return {"pid": process.pid, "program": name, "state": state}
 
 
 def send_signal(process: Process, signum: int) -> bool:

@@ -15,12 +15,13 @@ import sys
 import time
 from typing import Any
 
-from gpuworker.shim import locks, processes, records
+from gpuworker.shim import cgroup, hostmemory, locks, processes, records
 from gpuworker.shim.command import Command
 from gpuworker.shim.door import Door
-from gpuworker.shim.ending import Ending
+from gpuworker.shim.ending import STUCK_AFTER_S, Ending
 
 _PR_SET_CHILD_SUBREAPER = 36
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
 _RECORD_AGAIN_S = 1.0
 _LOOK_AGAIN_S = 0.2
 _STOP_REASONS = ("cancelled", "timed_out", "host_lost")
@@ -52,7 +53,7 @@ def keep(path: str, ready: int) -> None:
 def _become_shim() -> int:
     """Own session, subreaper, no signal that ends it. The descriptor that tells of ended children."""
     os.setsid()
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) was refused")
     for signum in _IGNORED:
         signal.signal(signum, signal.SIG_IGN)
@@ -69,7 +70,9 @@ class Shim:
         self._folder = folder
         self._door = door
         self._launch = records.read_record(folder, "launch.json") or {}
-        self._ending = Ending(self._launch.get("mark", ""))
+        self._ending = Ending(self._launch.get("mark", ""), root=os.getpid())
+        self._ending.stuck_after_s = self._launch.get("stuck_after_s", STUCK_AFTER_S)
+        self._kills_before = hostmemory.machine_kills()
         self._locks: list[int] = []
         self._pid = 0
         self._childless = True
@@ -136,16 +139,20 @@ class Shim:
     def _prepare(self) -> Command:
         """Everything but "go". Goes to the working directory itself, so that the check and the use are one."""
         _preflight(self._launch)
+        group = self._ending.group = cgroup.make(self._launch.get("cgroup", ""), self._launch.get("mark", ""))
         log = os.open("output.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600, dir_fd=self._folder)
         try:
-            return Command(self._launch, log, self._locks)
+            command = Command(self._launch, log, self._locks, group)
+            self._ending.group = command.group
+            return command
         finally:
             os.close(log)
             os.chdir("/")
 
     def _record_start(self) -> None:
         """On the disk before "go": the agent's spec, which it left to us to wait for, and the process that it becomes."""
-        self._started = {**_identity(self._pid), "started_at": time.time()}
+        group = self._ending.group
+        self._started = {**_identity(self._pid), "started_at": time.time(), "cgroup": group.record if group else None}
         records.make_durable(self._folder, "spec.json")
         records.write_record(self._folder, "started.json", self._started)
         records.make_durable(self._folder, "..")
@@ -175,7 +182,7 @@ class Shim:
         if self._exit is not None and not self._exit_recorded:
             self._record_exit()
             due.append(0.0 if self._exit_recorded else _RECORD_AGAIN_S)
-        if self._exit is not None and not self._childless and not self._ending.begun:
+        if self._exit is not None and not self._ending.begun and (not self._childless or self._ending.populated()):
             self._ending.begin(self._launch.get("kill_grace_s", 0.0))  # Its devices go to the next job.
         if self._limit_at is not None and time.monotonic() >= self._limit_at:
             self._stop("timed_out", self._launch["kill_grace_s"])
@@ -183,7 +190,15 @@ class Shim:
             due.append(self._limit_at - time.monotonic())
         if self._ending.begun:
             due.append(min(self._ending.advance(), _LOOK_AGAIN_S if self._childless else math.inf))
+            self._tell_stuck()
         return min(due, default=None)
+
+    def _tell_stuck(self) -> None:
+        """Its devices stay taken: whoever hears this keeps the next job from them."""
+        stuck = self._ending.stuck()
+        if stuck is not None:
+            records.write_record(self._folder, "stuck.json", stuck, durable=False)
+            self._door.push("stuck", stuck)
 
     def _requests(self, requests: list[dict[str, Any]]) -> None:
         for request in requests:
@@ -219,7 +234,12 @@ class Shim:
         how = {"exit_code": code} if code >= 0 else {"signal": -code}
         late = self._stop_reason == "timed_out"
         message = f"Stopped at its time limit of {self._launch['time_limit_s']:g} s." if late else ""
-        self._end(self._stop_reason or "exited", message=message, **how)
+        self._end(self._stop_reason or "exited", message=message, memory_kills=self._memory_kills(), **how)
+
+    def _memory_kills(self) -> dict[str, int | None]:
+        """Whom the kernel has ended for lack of host memory: `own`, where the group counts them, and on the machine meanwhile."""
+        group = self._ending.group
+        return {"own": group.memory_kills() if group else None, "machine": hostmemory.machine_kills() - self._kills_before}
 
     def _end(self, reason: str, **how: Any) -> None:
         """The command is over, or will never be: on record at once, then to whoever listens."""
@@ -238,6 +258,8 @@ class Shim:
             print(f"exit.json: {exc}; trying again", file=sys.stderr, flush=True)  # A full disk: the code must not be lost.
 
     def _finish(self) -> None:
+        if self._ending.group and not self._ending.group.remove():
+            print(f"{self._ending.group.path} could not be removed", file=sys.stderr, flush=True)
         try:
             records.write_record(self._folder, "done.json", {}, durable=False)  # After a power cut the boot id tells the same.
         except OSError as exc:

@@ -13,7 +13,7 @@ import socket
 import sys
 from typing import Any
 
-from gpuworker.shim import shim
+from gpuworker.shim import hostmemory, shim
 
 _LONGEST_LINE = 64 * 1024
 
@@ -22,6 +22,7 @@ def serve(control: socket.socket) -> None:
     """Answer requests (one line: an attempt directory's path as a JSON string) until the agent's end closes."""
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):  # SIGCHLD: ended shims leave no zombie
         signal.signal(signum, signal.SIG_IGN)
+    hostmemory.keep()
     os.chdir("/")
     gc.collect()
     gc.disable()

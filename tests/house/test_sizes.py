@@ -10,7 +10,7 @@ from tests.house.sources import CHECKOUT, PACKAGES, python_files, shown
 
 LONGEST_FUNCTION = 59
 LONGEST_MODULE = 499
-LONGEST_SHIM = 800
+LONGEST_SHIM = 1000
 """Lines of gpuworker/shim altogether, without the blank ones: what must outlive everything else must be readable whole."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -11,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpuworker import settings
-from gpuworker.attempts import AttemptDir, AttemptState, ShimClient, TakenDevice, all_attempts
+from gpuworker import groups, settings
+from gpuworker.attempts import AttemptDir, AttemptState, ShimClient, ShimLives, TakenDevice, all_attempts
 from gpuworker.launcher import Launched, LaunchedOrRefused, Launcher
 from gpuworker.protocol import EndReason, Spec
 from gpuworker.shim import processes
@@ -26,19 +27,23 @@ GPU_0, GPU_1 = TakenDevice("GPU-aa", 0, "0"), TakenDevice("GPU-bb", 1, "1")
 class Lab:
     """One host's attempts."""
 
-    def __init__(self, home: Path, **variables: str) -> None:
+    def __init__(self, home: Path, *, group_parent: str | None = None, stuck_after_s: float = 60.0, **variables: str) -> None:
+        """`group_parent`: empty for the subreaper's way; None for the agent's choice."""
         self.home = home
         given = {"AUTOTRAINER_HOME": str(home), "AUTOTRAINER_HOST": "lab", "AUTOTRAINER_SHELL": "bash"} | variables
         self.settings = settings.load(given)
         self.lock_folder = home / "locks"
         self.lock_folder.mkdir(parents=True)
-        self.launcher = Launcher(self.settings, lock_folder=self.lock_folder)
+        parent = groups.parent_for() if group_parent is None else group_parent
+        self.launcher = Launcher(self.settings, lock_folder=self.lock_folder, group_parent=parent, stuck_after_s=stuck_after_s)
+        self.token = secrets.token_hex(4)
+        """Marks and groups are for the whole machine, where other runs of these tests may be."""
         self._fence = 0
 
     def spec(self, command: str, **changes: Any) -> Spec:
         self._fence += 1
         fields: dict[str, Any] = {
-            "job": f"job-{self._fence}",
+            "job": f"job-{self._fence}-{self.token}",
             "number": self._fence,
             "name": "a job",
             "attempt": 1,
@@ -78,15 +83,14 @@ class Lab:
                 with client:
                     client.stop(EndReason.CANCELLED, 0)
                     list(client.events())
-            for _ in range(3):
-                attempt.signal_tree(signal.SIGKILL)
+            end_without_shim(attempt)
         self.launcher.close()
 
 
 @contextmanager
-def a_lab(home: Path | None = None, **variables: str) -> Iterator[Lab]:
+def a_lab(home: Path | None = None, **options: Any) -> Iterator[Lab]:
     with tempfile.TemporaryDirectory(prefix="at-lab-") as folder:
-        lab = Lab(home or Path(folder) / "home", **variables)
+        lab = Lab(home or Path(folder) / "home", **options)
         try:
             yield lab
         finally:
@@ -105,6 +109,18 @@ def running(attempt: AttemptDir) -> AttemptDir:
     """The attempt, once its command runs; started.json comes a moment earlier, before "go"."""
     wait_until(lambda: processes.marked(attempt.key, processes.table()), 10, "the command runs")
     return attempt
+
+
+def end_without_shim(attempt: AttemptDir) -> None:
+    """KILL to what a dead shim has left, and nothing where it lives."""
+    try:
+        ending = attempt.ending()
+    except ShimLives:
+        return
+    ending.begin(0)
+    wait_until(lambda: ending.advance() and not ending.anybody(), 15, f"nobody of {attempt.key} is left")
+    if ending.group:
+        ending.group.remove()
 
 
 def connected(attempt: AttemptDir) -> ShimClient:

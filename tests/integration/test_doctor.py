@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gpuworker import groups
 from tests.e2e.product import CHECKOUT, free_port
 
 
@@ -42,8 +43,10 @@ def test_doctor_finds_nothing_wrong_before_the_first_start(home: Path) -> None:
     done = manage(home, "doctor", environ={"AUTOTRAINER_DEVICES": "sim:2x24GiB"})
     assert done.returncode == 0, done.stdout + done.stderr
     found = findings(done)
-    assert list(found) == ["Python", "Shell", "Permissions", "Disk", "Database", "Redis", "Devices", "Ports", "Time"]
+    assert list(found) == ["Python", "Shell", "Permissions", "Disk", "Database", "Redis", "Devices", "Ending", "Ports", "Time"]
     assert found["Devices"][0][1].startswith("2 (simulated)")
+    way = "(cgroup)" if groups.parent_for() else "(subreaper)"
+    assert way in found["Ending"][0][1]
     assert done.stdout.endswith("Nothing is wrong.\n")
 
 

@@ -49,7 +49,7 @@ def test_command_finds_what_the_contract_promises(lab):
         "AUTOTRAINER_ATTEMPT": "3",
         "AUTOTRAINER_GPU_UUIDS": "GPU-aa,GPU-bb",
         "AUTOTRAINER_HOST": "lab",
-        "AUTOTRAINER_MARK": "job-1.3.1",
+        "AUTOTRAINER_MARK": f"job-1-{lab.token}.3.1",
         "PWD": str(lab.home),
     }
     assert {name: env.get(name) for name in promised} == promised
@@ -132,15 +132,15 @@ def test_one_of_many_threads_starts_a_dispatch(lab):
 
 
 def test_other_dispatch_of_a_job_is_refused_while_one_lives(lab):
-    attempt = lab.launch("sleep 60", job="same")
-    refused = lab.try_to_launch("true", job="same", attempt=2)
+    attempt = lab.launch("sleep 60", job=f"same-{lab.token}")
+    refused = lab.try_to_launch("true", job=f"same-{lab.token}", attempt=2)
     assert isinstance(refused, LaunchRefused)
     assert refused.code == "job_still_here"
     assert len(all_attempts(lab.settings)) == 1
     with connected(attempt) as client:
         client.stop(EndReason.CANCELLED, 1)
     ended(attempt)
-    assert isinstance(lab.try_to_launch("true", job="same", attempt=2), Launched)
+    assert isinstance(lab.try_to_launch("true", job=f"same-{lab.token}", attempt=2), Launched)
 
 
 def test_spec_is_on_disk_with_its_seal_and_its_devices(lab):
@@ -148,7 +148,7 @@ def test_spec_is_on_disk_with_its_seal_and_its_devices(lab):
     assert attempt.record("spec.json")["sealed"] == "sealed"
     assert attempt.spec().command == "true"
     assert attempt.taken() == [GPU_0]
-    assert (attempt.job, attempt.attempt, attempt.fence) == ("job-1", 1, 1)
+    assert (attempt.job, attempt.attempt, attempt.fence) == (f"job-1-{lab.token}", 1, 1)
     assert os.stat(attempt.path).st_mode & 0o777 == 0o700
     assert os.stat(attempt.path / "launch.json").st_mode & 0o777 == 0o600
 

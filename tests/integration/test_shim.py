@@ -18,7 +18,20 @@ import pytest
 from gpuworker.attempts import AttemptState
 from gpuworker.protocol import EndReason
 from gpuworker.shim import locks, processes
-from tests.integration.launching import GPU_0, GPU_1, Lab, a_lab, connected, ended, kill, living, pids_in, running, shim_pid
+from tests.integration.launching import (
+    GPU_0,
+    GPU_1,
+    Lab,
+    a_lab,
+    connected,
+    end_without_shim,
+    ended,
+    kill,
+    living,
+    pids_in,
+    running,
+    shim_pid,
+)
 from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -143,7 +156,7 @@ def test_command_that_ends_within_its_time_limit_is_not_touched(lab):
 def test_limits_and_graces_beyond_all_clocks_do_no_harm(lab):
     attempt = lab.launch("sleep 60", time_limit_s=1e12, kill_grace_s=1e12)
     with connected(attempt) as client:
-        wait_until(lambda: attempt.record("started.json"), 5, "it runs")
+        running(attempt)
         client.stop(EndReason.CANCELLED, float("inf"))
         client.stop(EndReason.CANCELLED, float("nan"))
         client.stop(EndReason.CANCELLED, -1)
@@ -284,7 +297,7 @@ def test_training_keeps_its_locks_when_the_shim_is_killed(lab):
     assert attempt.state() is AttemptState.ABANDONED
     assert attempt.connect() is None
     assert not attempt.locks_free()
-    assert not processes.tree_empty(attempt.key)
+    assert processes.tree(attempt.key)
     gate.touch()
     wait_until(lambda: not attempt.tree() and attempt.locks_free(), 5, "the training has ended")
     assert attempt.log_path.read_text() == "end\n"
@@ -297,8 +310,8 @@ def test_tree_of_a_dead_shim_is_found_by_session_where_the_mark_is_gone(lab):
     wait_until(lambda: not processes.marked(attempt.key, processes.table()), 5, "nobody carries the mark")
     kill(shim_pid(attempt))
     assert len(attempt.tree()) == 2
-    assert attempt.signal_tree(signal.SIGKILL) == 2
-    wait_until(lambda: not attempt.tree(), 5, "the tree is empty")
+    end_without_shim(attempt)
+    assert attempt.tree() == []
 
 
 def test_command_never_runs_when_the_shim_is_killed_before_go(lab):

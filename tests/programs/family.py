@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -42,6 +43,55 @@ def escaped() -> None:
             os.execve(sys.executable, [sys.executable, os.path.abspath(__file__), "stubborn", FILE], {})
         os._exit(0)
     os.wait()
+    live()
+
+
+def nohup() -> None:
+    """A child as people leave them running on a login machine."""
+    command = ["nohup", sys.executable, os.path.abspath(__file__), "stubborn", FILE]
+    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    live()
+
+
+def rewritten() -> None:
+    """What setproctitle does: its environment's memory holds something else by now. And its child is an orphan."""
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    start, end = int(fields[47]), int(fields[48])
+    ctypes.memset(start, ord("x"), end - start)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            stubborn()
+        os._exit(0)
+    os.wait()
+    live()
+
+
+def runner() -> None:
+    """Never the same process for long: each forks the next one in a session of its own and exits."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.fork() == 0:
+        os.write(os.open(FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), b"1\n")
+        while True:
+            if os.fork():
+                os._exit(0)
+            os.setsid()
+            time.sleep(float(os.environ.get("RUNNER_PAUSE_S", "0")))
+    live()
+
+
+def breeding() -> None:
+    """Answers SIGTERM with ever more children, each deaf to it, up to what a small machine bears."""
+
+    def breed(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for _ in range(60):
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(600)
+
+    signal.signal(signal.SIGTERM, breed)
     live()
 
 

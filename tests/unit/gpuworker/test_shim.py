@@ -113,4 +113,4 @@ def test_own_session_is_told_from_a_strangers_with_the_same_pid(monkeypatch):
     monkeypatch.setattr(processes, "table", lambda: everyone)
     monkeypatch.setattr(processes, "marked", lambda mark, table: [])
     assert [process.pid for process in processes.tree("x", (10, 110))] == [20]
-    assert processes.tree_empty("x", (30, 7))
+    assert processes.tree("x", (30, 7)) == []
