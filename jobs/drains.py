@@ -1,21 +1,31 @@
-"""What operators decide about hosts and devices, and what a job that leaves a device unclean decides for them."""
+"""What operators decide about hosts and devices, and what the state of a device decides for them.
+
+A drain that an operator made is the operator's to undo. One that was made here (a device that did not come back clean, that
+NVML calls lost, whose processes cannot be ended) is undone too once the device has been seen clean for a while.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import redis
 from django.conf import settings
+from django.db import transaction
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from gpuworker.protocol import Ended, EndReason
+from gpuworker.protocol import DeviceReading, Ended, EndReason
 from jobs import hostlink, lifecycle
 from jobs.capacity import stale_after_s
+from jobs.hostlink import Heard
 from jobs.models import Attempt, Device, Host, User
 from jobs.states import HostState
 
 log = logging.getLogger(__name__)
+
+CLEAN_LOOKS = 4
+"""Looks in a row, one with each reconcile round (15 s): a card that comes and goes must not get a job in between."""
 
 
 class HostRefused(Exception):
@@ -33,21 +43,76 @@ def resume_host(name: str, actor: User) -> bool:
 
 
 def drain_device(uuid: str, actor: User, reason: str = "") -> bool:
-    """Give this device to nobody any more. False if there is no such device."""
-    return _told("drained", uuid, actor, reason, Device.objects.filter(uuid=uuid).update(drain=True, drain_reason=_by(actor, reason)))
+    """Give this device to nobody any more, until an operator resumes it. False if there is no such device."""
+    drained = Device.objects.filter(uuid=uuid).update(drain=True, drain_reason=_by(actor, reason), drained_by_system=False)
+    return _told("drained", uuid, actor, reason, drained)
 
 
 def resume_device(uuid: str, actor: User) -> bool:
     """Undo a drain. False if there is no such device."""
-    return _told("resumed", uuid, actor, "", Device.objects.filter(uuid=uuid).update(drain=False, drain_reason=""))
+    return _told("resumed", uuid, actor, "", _resume(Device.objects.filter(uuid=uuid)))
 
 
 def drain_unclean(host: str, unclean: Mapping[str, str], *, job_id: int) -> None:
-    """Keep devices that a job did not give back clean (UUID -> why) from the next one, until an operator resumes them."""
+    """Keep devices that a job did not give back clean (UUID -> why) from the next one."""
     for uuid, why in unclean.items():
-        reason = f"AutoTrainer: #{job_id} did not give it back clean ({why})"[:500]
-        if Device.objects.filter(uuid=uuid, host__name=host, drain=False).update(drain=True, drain_reason=reason):
-            log.warning("device %s of %s drained: %s", uuid, host, why, extra={"action": "drained", "job_id": job_id})
+        _drain_by_system(host, uuid, f"#{job_id} did not give it back clean ({why})", job_id=job_id)
+
+
+def drain_stuck(host: str, uuids: Iterable[str], stuck: str, *, job_id: int) -> None:
+    """Keep devices of a job whose processes (`stuck`) cannot be ended from the next one, also when they have gone at last."""
+    for uuid in uuids:
+        _drain_by_system(host, uuid, f"{stuck} of #{job_id} does not end", job_id=job_id)
+
+
+def _drain_by_system(host: str, uuid: str, reason: str, *, job_id: int | None = None) -> None:
+    """Nothing where it is drained already: the first reason counts, and an operator's drain stays the operator's."""
+    fields = {"drain": True, "drained_by_system": True, "drain_reason": f"AutoTrainer: {reason}"[:500]}
+    if Device.objects.filter(uuid=uuid, host__name=host, drain=False).update(**fields):
+        log.warning("device %s of %s drained: %s", uuid, host, reason, extra={"action": "drained", "job_id": job_id})
+
+
+class Probe:
+    """Looks at all devices with each reconcile round: drains those that are broken, resumes those that are well again."""
+
+    def __init__(self) -> None:
+        self._clean: dict[str, int] = {}
+        """UUID of a device drained by the system -> in how many rounds in a row it was clean."""
+
+    def look(self, heard: Mapping[str, Heard]) -> None:
+        """`heard`: the fresh heartbeats. What they do not show is not known, and starts the count again."""
+        readings = {d.uuid: (name, d) for name, h in heard.items() for d in h.beat.devices}
+        for uuid, (name, reading) in readings.items():
+            if reading.error:
+                _drain_by_system(name, uuid, reading.error.rstrip("."))
+        drained = Device.objects.filter(drain=True, drained_by_system=True).values_list("uuid", "host__name")
+        held = _held(heard) if drained else set()
+        clean = {uuid for uuid, name in drained if uuid not in held and _is_clean(readings.get(uuid), name)}
+        self._clean = {uuid: self._clean.get(uuid, 0) + 1 for uuid in clean}
+        for uuid in [uuid for uuid, looks in self._clean.items() if looks >= CLEAN_LOOKS]:
+            del self._clean[uuid]
+            if _resume(Device.objects.filter(uuid=uuid, drained_by_system=True)):
+                log.info("device %s resumed: it is clean again", uuid, extra={"action": "resumed"})
+                transaction.on_commit(lambda: bool(hostlink.ring()), robust=True)
+
+
+def _is_clean(reading: tuple[str, DeviceReading] | None, host: str) -> bool:
+    """Read without a fault, nothing of ours on it, and no memory in use that nobody accounts for."""
+    if reading is None or reading[0] != host:
+        return False
+    device = reading[1]
+    return not device.error and not device.in_use_outside and not any(process.ours for process in device.processes)
+
+
+def _held(heard: Mapping[str, Heard]) -> set[str]:
+    """The devices of all attempts that are open, or that a host still runs."""
+    running = {attempt.fence for h in heard.values() for attempt in h.beat.attempts if attempt.running}
+    lists = Attempt.objects.filter(Q(outcome="") | Q(fence__in=running)).values_list("devices", flat=True)
+    return {device["uuid"] for devices in lists for device in devices}
+
+
+def _resume(devices: QuerySet[Device]) -> int:
+    return devices.update(drain=False, drain_reason="", drained_by_system=False)
 
 
 def drain_forgetful(host: str, what: str) -> None:

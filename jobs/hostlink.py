@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jobs.models import Attempt, Job
 
 log = logging.getLogger(__name__)
+Report = protocol.Started | protocol.Stuck | protocol.Ended | protocol.Refused
 ACKS_KEPT = 10_000
 CANARY_QUEUE = 200
 """A queue as long as this gets no more canaries."""
@@ -283,7 +284,7 @@ def unseal_chunk(host: str, fields: Mapping[bytes, bytes]) -> protocol.LogChunk:
     return protocol.unseal_chunk(host, fields, [host_key(host)])
 
 
-def unseal_report(host: str, fields: Mapping[bytes, bytes]) -> protocol.Started | protocol.Ended | protocol.Refused:
+def unseal_report(host: str, fields: Mapping[bytes, bytes]) -> Report:
     """The report in a stream entry; raises BadEnvelope or BadMessage."""
     text = fields.get(b"e", b"")
     for kind, message in _REPORTS.items():
@@ -292,8 +293,9 @@ def unseal_report(host: str, fields: Mapping[bytes, bytes]) -> protocol.Started 
     raise protocol.BadEnvelope("not a report")
 
 
-_REPORTS: dict[Kind, type[protocol.Started] | type[protocol.Ended] | type[protocol.Refused]] = {
+_REPORTS: dict[Kind, type[Report]] = {
     Kind.STARTED: protocol.Started,
+    Kind.STUCK: protocol.Stuck,
     Kind.ENDED: protocol.Ended,
     Kind.REFUSED: protocol.Refused,
 }

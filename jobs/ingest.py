@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from django.core.exceptions import ValidationError
-from django.db import DataError
+from django.db import DataError, transaction
 
 from gpuworker import protocol
-from gpuworker.protocol import Ack, BadEnvelope, BadMessage, Ended, Kind, LogChunk, Refused, Started
+from gpuworker.protocol import Ack, BadEnvelope, BadMessage, Ended, Kind, LogChunk, Refused, Started, Stuck
 from jobs import drains, hostlink, lifecycle, logs
 from jobs.models import Attempt, Host
 
@@ -146,6 +146,9 @@ class Ingest:
         elif isinstance(report, Refused):
             lifecycle.refused(dataclasses.replace(report, message=_text(report.message)), host=host)
             what = Kind.REFUSED
+        elif isinstance(report, Stuck):
+            _take_stuck(host, report)
+            what = Kind.STUCK
         else:
             self._take_end(host, dataclasses.replace(report, message=_text(report.message)))
             what = Kind.ENDED
@@ -156,8 +159,9 @@ class Ingest:
         if attempt is None or attempt.outcome:
             return  # said before
         self._drain_log(host, attempt, report)
-        if lifecycle.ended(report, host=host) and report.unclean:
-            drains.drain_unclean(host, {uuid: _text(why) for uuid, why in report.unclean.items()}, job_id=attempt.job_id)
+        with transaction.atomic():  # Together: a report that has closed its attempt is not taken in again.
+            if lifecycle.ended(report, host=host) and report.unclean:
+                _keep_unclean(host, attempt, report)
 
     def _drain_log(self, host: str, attempt: Attempt, report: Ended) -> None:
         """Take in what lies in the log stream before the job is seen to be over. The rest comes later, as hosts repeat it."""
@@ -172,6 +176,25 @@ class Ingest:
             except OSError as exc:
                 log.error("the log of %s cannot be stored: %s", attempt, exc, extra={"action": "log_failed", "job_id": attempt.job_id})
                 return
+
+
+def _keep_unclean(host: str, attempt: Attempt, report: Ended) -> None:
+    unclean = {uuid: _text(why) for uuid, why in report.unclean.items()}
+    drains.drain_unclean(host, unclean, job_id=attempt.job_id)
+    index = {device.uuid: f"GPU {device.index}" for device in report.devices}
+    told = " ".join(f"{index.get(uuid, uuid)} did not come back clean: {why}" for uuid, why in unclean.items())
+    lifecycle.note(attempt, "device_unclean", f"{told} It is drained until it is clean, or an operator resumes it.", {"unclean": unclean})
+
+
+def _take_stuck(host: str, report: Stuck) -> None:
+    attempt = lifecycle.open_attempt(report.job, report.attempt, report.fence, host)
+    if attempt is None:
+        return
+    stuck = _text(", ".join(report.processes))[:400]
+    message = f"Attempt {attempt.number} cannot be ended: SIGKILL does nothing to {stuck}. Its devices are drained, and not free before."
+    with transaction.atomic():
+        drains.drain_stuck(host, [device["uuid"] for device in attempt.devices], stuck, job_id=attempt.job_id)
+        lifecycle.note(attempt, "stuck", message, {"processes": list(report.processes)})
 
 
 def _text(told: str) -> str:

@@ -235,7 +235,7 @@ def give_up_dependents(job_id: int, parent: Job) -> bool:
 
 def started(report: Started, *, host: str) -> bool:
     """starting -> running; False if this dispatch is not the open one (an old or repeated report)."""
-    attempt = _open_attempt(report.job, report.attempt, report.fence, host)
+    attempt = open_attempt(report.job, report.attempt, report.fence, host)
     if attempt is None or attempt.started_at is not None:
         return False
     devices = [{"uuid": d.uuid, "index": d.index} for d in report.devices]
@@ -264,7 +264,7 @@ def started(report: Started, *, host: str) -> bool:
 
 def refused(report: Refused, *, host: str) -> bool:
     """The host did not start this dispatch and never will: back to the old place in the queue, no retry spent."""
-    attempt = _open_attempt(report.job, report.attempt, report.fence, host)
+    attempt = open_attempt(report.job, report.attempt, report.fence, host)
     if attempt is None or attempt.started_at is not None:
         return False
     return withdraw(attempt, f"{host} refused it: {report.message}")
@@ -302,7 +302,7 @@ def _after_refusals(attempt: Attempt, now: datetime) -> dict[str, Any]:
 
 def ended(report: Ended, *, host: str) -> bool:
     """Close an attempt and settle its job; False if another report closed it first (a restarted agent repeats its reports)."""
-    attempt = _open_attempt(report.job, report.attempt, report.fence, host)
+    attempt = open_attempt(report.job, report.attempt, report.fence, host)
     if attempt is None:
         return False
     with transaction.atomic():
@@ -322,8 +322,20 @@ def ended(report: Ended, *, host: str) -> bool:
             return False
         to = settlement.settle(job, report, now=timezone.now())
         old = {JobState(job.state)} & ACTIVE
-        _move(job.pk, old, to.state, to.event, to.message, attempt=attempt.number, data=to.data, **to.fields)
+        data = to.data | ({"devices_clean": not report.unclean} if report.devices else {})
+        _move(job.pk, old, to.state, to.event, to.message, attempt=attempt.number, data=data, **to.fields)
         _wake_on_commit()
+    return True
+
+
+def note(attempt: Attempt, kind: str, message: str, data: dict[str, Any]) -> bool:
+    """Tell something about an attempt that changes no state; False where it was told before (hosts repeat their reports)."""
+    with transaction.atomic():
+        _locked(attempt.job_id)
+        if JobEvent.objects.filter(job_id=attempt.job_id, attempt=attempt.number, type=kind).exists():
+            return False
+        _event(attempt.job_id, kind, message, attempt=attempt.number, data=data)
+    log.warning("%s", message, extra={"action": kind, "job_id": attempt.job_id, "attempt": attempt.number})
     return True
 
 
@@ -370,7 +382,7 @@ def _event(
     JobEvent.objects.create(job_id=job_id, type=kind, at=timezone.now(), actor=actor, attempt=attempt, message=message, data=data or {})
 
 
-def _open_attempt(job_uid: str, number: int, fence: int, host: str) -> Attempt | None:
+def open_attempt(job_uid: str, number: int, fence: int, host: str) -> Attempt | None:
     """The open attempt that this host may report about under this fence."""
     return Attempt.objects.filter(job__uid=job_uid, number=number, fence=fence, host=host, outcome="").first()
 

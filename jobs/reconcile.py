@@ -51,6 +51,7 @@ class Reconciler:
         self._clock, self._lead = clock, writing
         self._missing: dict[int, float] = {}
         self._seen_at = clock()
+        self._probe = drains.Probe()
 
     def round(self, now: datetime) -> None:
         """One comparison. Raises redis.RedisError; OldNews or Deposed where it must not write any more."""
@@ -74,6 +75,7 @@ class Reconciler:
             end_stopped_without_attempt()
             give_up_dependents()
             orphans.hold_their_jobs(fresh)
+            self._probe.look(fresh)
         _stop_leftovers(fresh)
 
     @contextmanager

@@ -123,11 +123,14 @@ def describe_end(report: Ended) -> str:
     number = report.attempt
     oom = " after running out of GPU memory" if report.oom_detected else ""
     detail = f": {report.message.rstrip('.')}" if report.message else ""
+    aside = f" {report.message}" if report.message else ""
     if report.reason is EndReason.EXITED and report.signal:
-        return f"Attempt {number} was killed by signal {report.signal}{oom}."
+        return f"Attempt {number} was killed by signal {report.signal}{oom}.{aside}"
     if report.reason is EndReason.EXITED:
+        if report.exit_code == 0:
+            return f"Attempt {number} completed.{aside}"
         probably = f" (probably signal {report.exit_code - 128})" if report.exit_code and 128 < report.exit_code < 160 else ""
-        return f"Attempt {number} {'completed' if report.exit_code == 0 else f'failed with exit code {report.exit_code}{probably}{oom}'}."
+        return f"Attempt {number} failed with exit code {report.exit_code}{probably}{oom}.{aside}"
     return f"Attempt {number} {_ENDINGS[report.reason]}{detail}."
 
 

@@ -50,6 +50,8 @@ class Device(models.Model):
     """The last heartbeat listed it."""
     drain = models.BooleanField(default=False)
     drain_reason = models.CharField(max_length=500, blank=True)
+    drained_by_system = models.BooleanField(default=False)
+    """Nobody decided it: once the device has been seen clean often enough it is resumed (jobs.drains.Probe)."""
     updated_at = models.DateTimeField()
 
     class Meta:

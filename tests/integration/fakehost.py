@@ -25,6 +25,7 @@ from gpuworker.protocol import (
     Refused,
     Spec,
     Started,
+    Stuck,
 )
 
 M = TypeVar("M", bound=Message)
@@ -74,6 +75,9 @@ class FakeHost:
     def refused(self, spec: Spec, code: str = "device_busy", message: str = "GPU 0 is busy.") -> Refused:
         told = Refused(job=spec.job, attempt=spec.attempt, fence=spec.fence, code=code, message=message)
         return self._report(Kind.REFUSED, told)
+
+    def stuck(self, spec: Spec, *processes: str) -> Stuck:
+        return self._report(Kind.STUCK, Stuck(job=spec.job, attempt=spec.attempt, fence=spec.fence, processes=processes))
 
     def log(self, spec: Spec, data: bytes, offset: int = 0, *, key: bytes | None = None) -> None:
         chunk = LogChunk(job=spec.job, attempt=spec.attempt, fence=spec.fence, offset=offset, data=data)

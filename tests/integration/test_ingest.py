@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from gpuworker import protocol
 from gpuworker.protocol import EndReason
-from jobs import dispatch, hostlink, lifecycle, logs
+from jobs import dispatch, drains, hostlink, lifecycle, logs
 from jobs.ingest import Ingest
 from jobs.models import Attempt, Device, Host, Job
 from jobs.states import JobState, Outcome
@@ -221,13 +221,59 @@ def test_unclean_device_is_drained_with_the_reason(ingest: Ingest, offered: Offe
     job, spec = offered()
     (uuid,) = spec.devices
     Device.objects.create(uuid=uuid, host=Host.objects.get(), index=0, updated_at=timezone.now())
-    host.ended(spec, unclean={uuid: "pid 77 still holds 3 GiB"})
+    host.ended(spec, unclean={uuid: "pid 77 still holds 3 GiB."})
     ingest.turn(100)
     device = Device.objects.get()
-    assert (device.drain, device.drain_reason) == (
+    assert (device.drain, device.drained_by_system, device.drain_reason) == (
         True,
-        f"AutoTrainer: #{job.pk} did not give it back clean (pid 77 still holds 3 GiB)",
+        True,
+        f"AutoTrainer: #{job.pk} did not give it back clean (pid 77 still holds 3 GiB.)",
     )
+    end, told = job.events.order_by("id").reverse()[:2][::-1]
+    assert (end.type, end.data["devices_clean"]) == ("completed", False)
+    assert (told.type, told.message.startswith("GPU 0 did not come back clean: pid 77 still holds 3 GiB. ")) == ("device_unclean", True)
+
+
+def test_report_of_an_unclean_device_that_cannot_be_written_whole_is_taken_again(
+    ingest: Ingest, offered: Offered, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the attempt would be closed and the device free."""
+    job, spec = offered()
+    Device.objects.create(uuid=spec.devices[0], host=Host.objects.get(), index=0, updated_at=timezone.now())
+
+    def down(*_: object, **__: object) -> None:
+        raise OperationalError
+
+    monkeypatch.setattr(drains, "drain_unclean", down)
+    host.ended(spec, unclean={spec.devices[0]: "pid 77"})
+    with pytest.raises(OperationalError):
+        ingest.turn(100)
+    assert state(job) is JobState.STARTING
+    monkeypatch.undo()
+    ingest.turn(100)
+    assert (state(job), Device.objects.get().drain) == (JobState.COMPLETED, True)
+
+
+def test_what_cannot_be_ended_is_told_once_and_its_devices_are_drained(ingest: Ingest, offered: Offered, host: FakeHost) -> None:
+    job, spec = offered()
+    Device.objects.create(uuid=spec.devices[0], host=Host.objects.get(), index=0, updated_at=timezone.now())
+    host.started(spec)
+    ingest.turn(100)
+    lifecycle.cancel(job, actor=job.owner)
+    host.acks()
+    for _ in range(2):
+        host.stuck(spec, "python (pid 77, state D)", "sh (pid 78, state D)")
+        ingest.turn(100)
+    assert [ack.what for ack in host.acks()] == ["stuck", "stuck"]
+    assert state(job) is JobState.STOPPING
+    (told,) = job.events.filter(type="stuck")
+    assert "python (pid 77, state D), sh (pid 78, state D)" in told.message
+    reason = f"AutoTrainer: python (pid 77, state D), sh (pid 78, state D) of #{job.pk} does not end"
+    assert (Device.objects.get().drain_reason, Attempt.objects.get().outcome) == (reason, "")
+    host.ended(spec, None, reason=EndReason.CANCELLED)
+    host.stuck(spec, "python (pid 77, state D)")
+    ingest.turn(100)
+    assert (state(job), job.events.filter(type="stuck").count()) == (JobState.CANCELLED, 1)
 
 
 def test_message_with_a_nul_is_stored_without_it(ingest: Ingest, offered: Offered, host: FakeHost) -> None:

@@ -7,18 +7,21 @@ that a host repairs by itself, with a real agent, are in test_adoption.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from django.utils import timezone
 
 from gpuworker import protocol
 from gpuworker.claims.store import ClaimRefused, ClaimStore
-from gpuworker.protocol import AttemptReading, Spec
+from gpuworker.protocol import AttemptReading, ProcessReading, Spec
 from jobs import dispatch, drains, hostlink, lifecycle
+from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.leader import Deposed, Leadership
-from jobs.models import Attempt, Dispatch, Host, Job, Leader, User
+from jobs.models import Attempt, Device, Dispatch, Host, Job, Leader, User
 from jobs.reconcile import MISSING_S, OLD_NEWS_S, OldNews, Reconciler
 from jobs.states import HostState, JobState, Outcome, WaitReason
 from tests.integration.fakehost import FakeHost
@@ -232,6 +235,64 @@ def test_row_over_and_still_running_is_stopped_and_keeps_its_devices_until_then(
     host.beat()
     dispatch.run_pass(timezone.now())
     assert state(job) is JobState.STARTING
+
+
+# --- devices that are not well ------------------------------------------------------------------------------------------
+
+
+def rounds(reconciler: Reconciler, host: FakeHost, count: int, **told: Any) -> Device:
+    """The first device after so many rounds, each with a heartbeat of its own."""
+    for _ in range(count):
+        host.beat(**told)
+        reconciler.round(timezone.now())
+    return Device.objects.get(uuid="GPU-gpu-a-0")
+
+
+def test_lost_device_is_drained_and_comes_back_once_it_was_clean_for_a_while(reconciler: Reconciler, host: FakeHost) -> None:
+    Watch().look(timezone.now())
+    well = host.devices[0]
+    host.devices[0] = replace(well, error="NVML: GPU is lost.")
+    device = rounds(reconciler, host, 9)
+    assert (device.drain, device.drain_reason) == (True, "AutoTrainer: NVML: GPU is lost")
+    host.devices[0] = well
+    assert rounds(reconciler, host, drains.CLEAN_LOOKS - 1).drain
+    host.devices[0] = replace(well, in_use_outside=True)
+    rounds(reconciler, host, 1)
+    host.devices[0] = well
+    assert rounds(reconciler, host, drains.CLEAN_LOOKS - 1).drain
+    device = rounds(reconciler, host, 1)
+    assert (device.drain, device.drain_reason, device.drained_by_system) == (False, "", False)
+
+
+def test_device_that_is_not_known_or_not_given_back_stays_drained(reconciler: Reconciler, host: FakeHost, submit: Submit) -> None:
+    Watch().look(timezone.now())
+    drains.drain_unclean("gpu-a", {"GPU-gpu-a-0": "memory"}, job_id=1)
+    ours = ProcessReading(pid=7, ours=True)
+    well = host.devices[0]
+    host.devices[0] = replace(well, processes=(ours,))
+    assert rounds(reconciler, host, 9).drain
+    rest, host.devices = host.devices[1:], []
+    assert rounds(reconciler, host, 9, device_error="NVML hangs").drain
+    host.devices = [well, *rest]
+    host.beat()
+    Device.objects.update(drain=False, drained_by_system=False)
+    _, attempt = running(submit(min_gpus=2), host)
+    drains.drain_unclean("gpu-a", {"GPU-gpu-a-0": "memory"}, job_id=1)
+    listing = (AttemptReading(job=str(attempt.job.uid), attempt=1, fence=attempt.fence, running=True),)
+    assert rounds(reconciler, host, 9, attempts=listing).drain
+
+
+def test_operators_drain_is_only_the_operators_to_undo(reconciler: Reconciler, host: FakeHost, ada: User) -> None:
+    Watch().look(timezone.now())
+    drains.drain_unclean("gpu-a", {"GPU-gpu-a-0": "memory"}, job_id=1)
+    drains.drain_device("GPU-gpu-a-0", ada, "fan")
+    drains.drain_unclean("gpu-a", {"GPU-gpu-a-0": "memory"}, job_id=2)
+    assert rounds(reconciler, host, 9).drain_reason == "ada: fan"
+    drains.resume_device("GPU-gpu-a-0", ada)
+    assert not rounds(reconciler, host, 1).drain
+
+
+# --- heartbeats into rows -----------------------------------------------------------------------------------------------
 
 
 # --- a host that does not answer, or has forgotten ----------------------------------------------------------------------

@@ -91,6 +91,8 @@ def test_fault_of_the_infrastructure_spends_no_retry() -> None:
         (replace(BAD, exit_code=137), "Attempt 2 failed with exit code 137 (probably signal 9)."),
         (OOM, "Attempt 2 failed with exit code 1 after running out of GPU memory."),
         (KILLED, "Attempt 2 was killed by signal 9."),
+        (replace(KILLED, message="The memory ran out."), "Attempt 2 was killed by signal 9. The memory ran out."),
+        (replace(OK, message="A worker was killed."), "Attempt 2 completed. A worker was killed."),
         (LATE, "Attempt 2 reached its time limit and was ended."),
         (NO_FOLDER, "Attempt 2 could not be launched: /data is not there."),
         (LOST, "Attempt 2 was lost with its host."),
