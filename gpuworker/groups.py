@@ -7,12 +7,15 @@ They are made below the group of our own service: with `Delegate=yes` that is ou
 from __future__ import annotations
 
 import os
+import re
 
 from gpuworker.shim.cgroup import PREFIX, make, read_or_nothing
 
 SERVICES = "autotrainer-services"
 """Where a unit with `DelegateSubgroup=` keeps its own processes: the groups go beside it, where they may have a memory
 controller (the kernel lets no group have both processes and controllers for its children)."""
+
+_GROUP = re.compile(re.escape(PREFIX) + r"([A-Za-z0-9-]+\.\d+\.\d+)")
 
 
 def parent_for(pid: int | str = "self") -> str:
@@ -38,8 +41,8 @@ def count_memory(parent: str) -> None:
 
 def mark_of(pid: int) -> str:
     """The mark of the attempt in whose group a process is; empty for all others."""
-    parts = _path_of(str(pid)).split("/")
-    return next((part.removeprefix(PREFIX) for part in reversed(parts) if part.startswith(PREFIX) and part != SERVICES), "")
+    found = (_GROUP.fullmatch(part) for part in reversed(_path_of(str(pid)).split("/")))
+    return next((part[1] for part in found if part), "")
 
 
 def _path_of(pid: str) -> str:

@@ -19,7 +19,7 @@ import redis
 from gpuworker import hostmemory
 from gpuworker.attempts import AttemptState, ShimClient, ShimGone
 from gpuworker.outliving import await_empty
-from gpuworker.protocol import BadMessage, Ended, EndReason, Kind, Refused, Started, Stuck
+from gpuworker.protocol import BadMessage, DeviceReading, Ended, EndReason, Kind, Refused, Started, Stuck
 from gpuworker.shim import processes
 
 if TYPE_CHECKING:
@@ -251,10 +251,13 @@ class Watcher:
         return {uuid: why for uuid, why in reasons.items() if not _only_strangers(now.device(uuid))}
 
 
-def _only_strangers(device: Any) -> bool:
-    """Visible processes of others keep it, and none of ours: it is busy, not unclean, and nobody needs to mend it."""
+def _only_strangers(device: DeviceReading | None) -> bool:
+    """Living processes of others keep it, and none of ours: it is busy, not unclean, and nobody needs to mend it.
+
+    One that the driver lists and that nobody can see here has ended, most likely as part of the attempt.
+    """
     computing = [p for p in device.processes if not p.graphics] if device and not device.error else []
-    return bool(computing) and not any(p.ours for p in computing)
+    return bool(computing) and all(p.user and not p.ours for p in computing)
 
 
 def _lost(one: Supervised, started: dict[str, Any] | None, *, late: bool) -> dict[str, Any]:

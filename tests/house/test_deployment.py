@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from gpuworker import groups
+
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -51,8 +53,31 @@ def test_container_does_not_run_as_root() -> None:
     assert all(f"!{name.rstrip('*')}" in allowed for name in copied)
 
 
-@pytest.mark.parametrize("unit", ["autotrainer.service", "autotrainer-host.service"])
-def test_units_leave_trainings_alone(unit: str) -> None:
-    lines = (CHECKOUT / "deploy" / unit).read_text().splitlines()
-    assert "KillMode=process" in lines
-    assert "Delegate=yes" in lines
+UNITS = sorted(path.relative_to(CHECKOUT / "deploy") for path in (CHECKOUT / "deploy").rglob("*.service"))
+
+
+def unit_lines(unit: Path) -> list[str]:
+    return (CHECKOUT / "deploy" / unit).read_text().splitlines()
+
+
+def test_there_are_units_for_users_and_for_machines() -> None:
+    names = ("autotrainer-host.service", "autotrainer.service")
+    assert [str(unit) for unit in UNITS] == [*names, *(f"system/{name}" for name in names)]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=str)
+def test_units_leave_trainings_alone(unit: Path) -> None:
+    lines = unit_lines(unit)
+    for line in ("KillMode=process", "Delegate=yes", f"DelegateSubgroup={groups.SERVICES}", "OOMPolicy=continue", "Restart=always"):
+        assert lines.count(line) == 1, line
+    start = next(line for line in lines if line.startswith("ExecStart="))
+    assert start.endswith("AutoTrainer.py host" if "host" in unit.name else "AutoTrainer.py")
+
+
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.parent.name == "system"], ids=str)
+def test_units_of_a_machine_run_as_an_account_of_their_own(unit: Path) -> None:
+    lines = unit_lines(unit)
+    assert "User=autotrainer" in lines
+    assert "OOMScoreAdjust=-500" in lines
+    assert "WantedBy=multi-user.target" in lines
+    assert not any("%h" in line for line in lines)  # root's home, in a system unit

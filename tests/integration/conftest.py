@@ -13,6 +13,7 @@ from gpuworker.settings import celery_url
 from jobs import hostlink, lifecycle
 from jobs.models import Host, Job, User
 from tests.integration.fakehost import FakeHost
+from tests.nvml_stub.fixtures import driver, library  # noqa: F401
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pwd
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pynvml
@@ -19,30 +18,10 @@ from gpuworker import devices, settings
 from gpuworker.devices import nvml
 from gpuworker.devices.nvml import NvmlBackend
 from gpuworker.inventory import Inventory
-from tests.nvml_stub import GIB, Driver, build
+from tests.nvml_stub import GIB, Driver
 from tests.waiting import wait_until
 
 CARD = "GPU-{:08x}-0000-4000-8000-000000000000"
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    """A machine with two idle cards."""
-    driver = Driver(tmp_path / "nvml_state")
-    driver.tell(count=2)
-    driver.card(0)
-    driver.card(1)
-    monkeypatch.setenv("NVML_STUB_STATE", str(driver.path))
-    monkeypatch.setattr(devices, "NVML_LIBRARY", str(library))
-    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(library)))
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
-    yield driver
-    driver.tell(drop=("hang",))
 
 
 @pytest.fixture
