@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from gpuworker import protocol
+from gpuworker import groups, protocol
 from gpuworker.protocol import Ended, EndReason, Kind, Refused, Started
 from gpuworker.shim import locks
 from tests.conftest import start_redis
@@ -63,6 +63,7 @@ def test_agent_says_what_its_host_is_doing(host: Host) -> None:
         host.hear()
         beat = host.beat()
         assert beat
+        assert beat.kill_level == ("cgroup" if groups.parent_for() else "subreaper")
         return [(a.job, a.running, a.log_bytes, a.oom_detected) for a in beat.attempts] == [(spec.job, True, 14, True)] and all(
             d.processes and d.processes[0].ours and not d.in_use_outside for d in beat.devices
         )

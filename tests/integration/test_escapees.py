@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gpuworker import groups
-from gpuworker.attempts import AttemptDir, ShimLives
+from gpuworker.attempts import AttemptDir, AttemptState, ShimLives, attempts_folder
 from gpuworker.outliving import await_empty
 from gpuworker.protocol import EndReason
-from gpuworker.roster import Supervised
+from gpuworker.roster import Roster, Supervised
 from gpuworker.shim import cgroup, processes
 from tests.integration.launching import (
     GPU_0,
@@ -33,6 +34,7 @@ from tests.integration.launching import (
 )
 from tests.waiting import wait_until
 
+CHECKOUT = PROGRAMS.parents[1]
 KINDS = {
     "stubborn": 1,
     "own_session": 2,
@@ -171,6 +173,59 @@ def test_group_that_is_another_ones_by_now_is_not_ended(grouped: Lab) -> None:
         group.remove()
 
 
+# --- a stop, or the shim's death, at each step of the start -------------------------------------------------------------
+
+STEPS = ["locks", "group", "fork", "started", "durable", "go"]
+
+
+@pytest.fixture
+def held(lab: Lab) -> Iterator[Callable[[str], AttemptDir]]:
+    """A shim of tests/programs/held_shim.py, held before a step of the start of `touch ran`. `lab.home/gate` lets it go on."""
+    shims: list[subprocess.Popen[bytes]] = []
+
+    def hold(step: str) -> AttemptDir:
+        spec = lab.spec(f"touch {lab.home}/ran; sleep 60", kill_grace_s=0.2)
+        attempt = AttemptDir(attempts_folder(lab.settings) / f"{spec.job}.1.1")
+        attempt.path.mkdir(parents=True)
+        attempt.write("spec.json", {"sealed": "", "body": spec.body(), "taken": [["GPU-aa", 0, "0"]]})
+        attempt.write("launch.json", lab.launcher._order(attempt.key, spec, [GPU_0]))
+        shims.append(subprocess.Popen([PYTHON, "-m", "tests.programs.held_shim", step, attempt.path, lab.home / "gate"], cwd=CHECKOUT))
+        wait_until((lab.home / "gate.held").exists, 15, f"the shim stands before {step}")
+        return attempt
+
+    yield hold
+    for shim in shims:
+        shim.kill()
+        shim.wait()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_stop_at_any_step_of_the_start_leaves_nobody(lab: Lab, held: Callable[[str], AttemptDir], step: str) -> None:
+    attempt = held(step)
+    with connected(attempt) as client:
+        client.stop(EndReason.CANCELLED, 0.2)
+        (lab.home / "gate").touch()
+        events = [event["event"] for event in client.events()]
+    record = attempt.record("exit.json")
+    assert (events[-1], record["reason"]) == ("done", "cancelled")
+    if step != "go":  # The word was given: then it is ended as one that runs.
+        assert record["started_at"] is None
+        assert not (lab.home / "ran").exists()
+    assert (attempt.tree(), attempt.group(), attempt.locks_free()) == ([], None, True)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_shim_that_dies_at_any_step_of_the_start_leaves_nobody(lab: Lab, held: Callable[[str], AttemptDir], step: str) -> None:
+    attempt = held(step)
+    os.kill(shim_pid(attempt), signal.SIGKILL)
+    wait_until(lambda: not attempt.shim_alive(), 5, "the shim is dead")
+    assert attempt.state() is AttemptState.ABANDONED
+    await_end(lab, attempt)
+    wait_until(attempt.locks_free, 5, "the locks are free")
+    assert (attempt.tree(), attempt.group()) == ([], None)
+    assert not (lab.home / "ran").exists()
+
+
 # --- after the shim -----------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +278,26 @@ def test_agent_minds_the_time_limit_of_a_dead_shim(lab: Lab) -> None:
     kill(shim_pid(attempt))
     assert await_end(lab, attempt, time_limit_s=0.5)
     assert living(pids) == []
+
+
+def test_escapee_of_a_dead_shim_is_known_as_ours(grouped: Lab) -> None:
+    """Who looks at a device asks this of each process on it."""
+    attempt = launch(grouped, "escaped")
+    pids = pids_in(grouped.home / "escaped.pids", 2)
+    kill(shim_pid(attempt))
+    roster = Roster(attempts_folder(grouped.settings))
+    assert [roster.is_ours(pid) for pid in [*pids, os.getpid()]] == [True, True, False]
+
+
+def test_stopping_everything_ends_what_dead_shims_have_left(lab: Lab) -> None:
+    attempt = launch(lab, "own_session")
+    pids = pids_in(lab.home / "own_session.pids", 2)
+    kill(shim_pid(attempt))
+    env = {"PATH": os.environ["PATH"], "AUTOTRAINER_HOME": str(lab.home), "AUTOTRAINER_HOST": "lab", "AUTOTRAINER_KILL_GRACE_S": "0.3"}
+    done = subprocess.run([PYTHON, "-m", "gpuworker.stopall"], cwd=CHECKOUT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "1 of 1 running trainings stopped.\n"
+    assert living(pids) == []
+    assert attempt.record("exit.json")["reason"] == "cancelled"
 
 
 # --- what does not die --------------------------------------------------------------------------------------------------

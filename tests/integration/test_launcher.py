@@ -242,6 +242,7 @@ def test_fifty_attempts_leave_no_zombie_and_little_memory(lab):
     wait_until(lambda: all(attempt.record("started.json") for attempt in attempts), 20, "all run")
     one, many = pss_kib([shim_pid(attempts[0])]), pss_kib([shim_pid(attempt) for attempt in attempts])
     print(f"PSS: {many / 50:.0f} KiB for each of 50 shims (the first of them {one}), zygote {pss_kib([lab.launcher._zygote.pid])} KiB")
+    assert (many - one) / 49 <= 2048
     gate.touch()
     for attempt in attempts:
         ended(attempt)
