@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ import redis
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
+from gpuworker import disks
 from gpuworker.settings import Settings
 from starter import embedded_redis, home, installing, processes, supervisor
 
 GIB = 2**30
-DISK_WRONG_BYTES, DISK_LOW_BYTES = GIB, 10 * GIB
+DISK_LOW_BYTES = 10 * GIB
 LARGEST_SKEW_S = 5.0
 OLDEST_REDIS = (6, 2)
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "lustre", "beegfs", "ceph")
@@ -98,16 +100,29 @@ def _others_may_read(path: Path) -> bool:
 
 def _disk(ours: Settings) -> Iterator[tuple[Level, str]]:
     place = next(folder for folder in (ours.home, *ours.home.parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    room, free = disks.room(place), shutil.disk_usage(place).free
     text = f"{free / GIB:.1f} GiB free for {ours.home}"
-    if free < DISK_WRONG_BYTES:
-        yield Level.WRONG, f"{text}: logs and the database need more; make room or move AUTOTRAINER_HOME"
+    if room and room.low:
+        mend = "make room, or move AUTOTRAINER_HOME"
+        yield Level.WRONG, f"{text}: with less than {room.least_bytes / GIB:.1f} GiB nothing new starts on this host; {mend}"
     else:
         yield (Level.NOTE if free < DISK_LOW_BYTES else Level.OK), text
+    if not _has_holes(place):
+        cut = f"longer than {ours.log_limit_bytes / GIB:g} GiB (AUTOTRAINER_LOG_LIMIT)"
+        yield Level.NOTE, f"files on {place} cannot have holes: of a log {cut} only the beginning and the last lines are kept"
     kind = _file_system(place)
     if kind in NETWORK_FILE_SYSTEMS:
         mend = "set AUTOTRAINER_HOME to a folder on a local disk"
         yield Level.WRONG, f"{place} is on a network file system ({kind}), where locks and SQLite do not hold: {mend}"
+
+
+def _has_holes(place: Path) -> bool:
+    """Whether the middle of a log can be given back to the disk; True where that cannot be tried."""
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            return disks.can_punch(file.fileno())
+    except OSError:
+        return True
 
 
 def _file_system(path: Path) -> str:

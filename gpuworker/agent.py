@@ -9,7 +9,6 @@ import dataclasses
 import fcntl
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from gpuworker import groups, protocol
+from gpuworker import disks, groups, protocol
 from gpuworker.attempts import attempts_folder
 from gpuworker.canary import Ear, start_over
 from gpuworker.claims.store import LEFT_OVER_AFTER_S, ClaimStore
@@ -158,7 +157,7 @@ class Agent:
         self.link.client.set(protocol.beat_key(self.link.host), beat, ex=protocol.BEAT_LIFETIME_S)
 
     def beat(self) -> Beat:
-        snapshot = self._inventory.snapshot()
+        snapshot, room = self._inventory.snapshot(), disks.room(self.settings.host_home)
         return Beat(
             host=self.link.host,
             at=time.time(),
@@ -170,7 +169,8 @@ class Agent:
             devices=self._with_locks(snapshot.devices),
             attempts=tuple(_told(one) for one in self._parts.roster.everyone()) + self._recovery.unreadable(),
             deaf_s=self.ear.deaf_s,
-            disk_free_bytes=shutil.disk_usage(self.settings.host_home).free,
+            disk_free_bytes=room.free_bytes if room else None,
+            disk_least_bytes=room.least_bytes if room else None,
             kill_level="cgroup" if self._launcher.group_parent else "subreaper",
         )
 

@@ -161,6 +161,7 @@ class Launcher:
             "locks": [locks.lock_path(self._lock_folder, uuid) for uuid in uuids],
             "time_limit_s": spec.time_limit_s,
             "kill_grace_s": spec.kill_grace_s,
+            "log_limit_bytes": spec.log_limit_bytes,
             "mark": key,
             "cgroup": self.group_parent,
             "stuck_after_s": self._stuck_after_s,

@@ -178,7 +178,8 @@ def unseal(kind: Kind, host: str, text: str | bytes, keys: Sequence[bytes]) -> d
 
 def seal_chunk(host: str, chunk: LogChunk, key: bytes) -> dict[str, bytes]:
     """The stream fields of one log chunk; raw bytes travel beside their signed header, not inside JSON."""
-    header = json.dumps({"v": PROTOCOL_VERSION, "job": chunk.job, "attempt": chunk.attempt, "fence": chunk.fence, "offset": chunk.offset})
+    told = {"v": PROTOCOL_VERSION, "job": chunk.job, "attempt": chunk.attempt, "fence": chunk.fence, "offset": chunk.offset}
+    header = json.dumps(told if chunk.cut_from is None else told | {"cut_from": chunk.cut_from})
     mac = _mac(PROTOCOL_VERSION, Kind.LOG, host, _chunk_bytes(header.encode(), chunk.data), key)
     return {"h": header.encode(), "d": chunk.data, "m": mac.encode()}
 
@@ -190,7 +191,12 @@ def unseal_chunk(host: str, fields: Mapping[bytes, bytes], keys: Sequence[bytes]
         told = json.loads(header)
         version = int(told["v"])
         chunk = LogChunk(
-            job=str(told["job"]), attempt=int(told["attempt"]), fence=int(told["fence"]), offset=int(told["offset"]), data=data
+            job=str(told["job"]),
+            attempt=int(told["attempt"]),
+            fence=int(told["fence"]),
+            offset=int(told["offset"]),
+            data=data,
+            cut_from=None if told.get("cut_from") is None else int(told["cut_from"]),
         )
     except (ValueError, TypeError, KeyError) as exc:
         raise BadEnvelope(f"not a log chunk: {type(exc).__name__}") from exc
@@ -240,6 +246,8 @@ class Spec(Message):
     retries_spent: int = 0
     retry_delay_s: float = 30.0
     retry_on_oom: bool = True
+    log_limit_bytes: int | None = None
+    """What is over it is cut out of the middle of the log (gpuworker.disks). None: nothing is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +315,10 @@ class Ended(Message):
     """False for launch failures that are not the job's: those spend the infrastructure budget."""
     devices: tuple[DeviceRef, ...] = ()
     unclean: dict[str, str] = dataclasses.field(default_factory=dict)
+    log_truncated: bool = False
+    """The command truncated its own log: what was relayed before is kept, what came next follows on it."""
+    log_cut_bytes: int = 0
+    """How much of the middle of the log was cut out, since it was over its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,6 +378,8 @@ class LogChunk:
     fence: int
     offset: int
     data: bytes
+    cut_from: int | None = None
+    """What lies between here and `offset` was cut out on the host and will never come. None: nothing was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -438,6 +452,8 @@ class Beat(Message):
     deaf_s: float | None = None
     """Seconds for which nothing has come through this host's queue though something was put there; None: it cannot tell."""
     disk_free_bytes: int | None = None
+    disk_least_bytes: int | None = None
+    """With less than this free nothing new starts there."""
     kill_level: str = ""  # how trees are ended here: `cgroup` (nobody gets away), or `subreaper`
 
 

@@ -25,9 +25,9 @@ from gpuworker.shim import processes
 from gpuworker.watch import Detached, Parts
 
 if TYPE_CHECKING:
-    from gpuworker.relay import Tail
     from gpuworker.runner import Runner
     from gpuworker.settings import Settings
+    from gpuworker.tail import Tail
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Recovery:
             return
         attempt = self._directory(f"{ack.job}.{ack.attempt}.{ack.fence}")
         if attempt:
-            attempt.acknowledge(ack.what)
+            _note(attempt, ack.what)
         self._parts.reporter.acknowledged(f"{ack.job}.{ack.attempt}.{ack.fence}", ack.what)
         if ack.what == Kind.ENDED:
             self._parts.roster.leave(f"{ack.job}.{ack.attempt}.{ack.fence}")
@@ -111,7 +111,7 @@ class Recovery:
         """All of an ended attempt's log is stored."""
         attempt = self._directory(tail.key)
         if attempt:
-            attempt.acknowledge(Kind.LOG)
+            _note(attempt, Kind.LOG)
 
     def _directory(self, key: str) -> AttemptDir | None:
         attempt = AttemptDir(self._runner.folder / key)
@@ -240,6 +240,14 @@ def _end_without_spec(attempt: AttemptDir, started: dict[str, Any] | None, ended
     reason = EndReason.HOST_LOST if rebooted else EndReason.EXIT_LOST
     lost = {"reason": reason, "ended_at": time.time(), "message": "Its records cannot be read any more", "own_fault": False}
     return Ended.read({**lost, **names})
+
+
+def _note(attempt: AttemptDir, what: str) -> None:
+    """On a full disk it is not noted: the next agent says it again, and hears the same."""
+    try:
+        attempt.acknowledge(what)
+    except OSError as exc:
+        log.warning("ack-%s: %s", what, exc, extra={"action": "acknowledged", "attempt_key": attempt.key})
 
 
 def _spec(attempt: AttemptDir) -> Spec | None:

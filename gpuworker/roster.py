@@ -11,8 +11,8 @@ from gpuworker import groups
 from gpuworker.attempts import AttemptDir, ShimClient, TakenDevice
 from gpuworker.claims.store import Held
 from gpuworker.protocol import AttemptReading, DeviceRef, Ended, Spec
-from gpuworker.relay import Tail
 from gpuworker.shim import processes
+from gpuworker.tail import Tail
 
 _LONGEST_ANCESTRY = 256
 

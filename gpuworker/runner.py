@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuworker import protocol
+from gpuworker import disks, protocol
 from gpuworker.attempts import AttemptDir, TakenDevice
 from gpuworker.claims.store import ClaimRefused
 from gpuworker.launcher import Duplicate, LaunchRefused
-from gpuworker.relay import Tail
 from gpuworker.roster import Supervised
-from gpuworker.watch import WAKE_S, Detached, Parts, Watcher
+from gpuworker.tail import Tail
+from gpuworker.watch import LOW_DISK, WAKE_S, Detached, Parts, Watcher
 
 if TYPE_CHECKING:
     from gpuworker.launcher import Launcher
@@ -104,6 +104,9 @@ class Runner:
         spec = one.spec
         if len(self._parts.roster.living()) > JOB_SLOTS:
             return _Refusal("no_slot", f"All {JOB_SLOTS} job slots of this host are taken.")
+        if (room := disks.room(self.folder)) and room.low:
+            told = f"{room.free_bytes >> 20} MiB are free, nothing starts with less than {room.least_bytes >> 20} MiB"
+            return _Refusal(LOW_DISK, f"The disk of this host is too full: {told}.")
         held = self._held_here()  # Redis may have been emptied a moment ago; who lives here knows what he has.
         allowed = [uuid for uuid in spec.devices if uuid not in held]
         if len(allowed) < spec.device_count and held:

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from gpuworker import protocol
+from gpuworker import disks, protocol
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 with the terminator, and Redis appends nothing
@@ -211,6 +211,12 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2] or ""])
 
 
+def _log_limit(text: str) -> int:
+    if (value := _bytes(text)) < disks.SMALLEST_LIMIT_BYTES:
+        raise ValueError(f"is too little: give {disks.SMALLEST_LIMIT_BYTES // 1024}KiB or more")
+    return value
+
+
 def _devices(text: str) -> str | SimulatedDevices:
     if text in ("auto", "nvml", "none"):
         return text
@@ -288,7 +294,7 @@ TABLE: dict[str, tuple[str, str, _Parser]] = {
     "AUTOTRAINER_URL": ("url", "http://localhost:8000", _web_url),
     "AUTOTRAINER_TIME_ZONE": ("time_zone", "", _zone),
     "AUTOTRAINER_SHELL": ("shell", "", _shell),
-    "AUTOTRAINER_LOG_LIMIT": ("log_limit_bytes", "5GiB", _bytes),
+    "AUTOTRAINER_LOG_LIMIT": ("log_limit_bytes", "5GiB", _log_limit),
     "AUTOTRAINER_RETENTION_DAYS": ("retention_days", "90", _days),
     "AUTOTRAINER_OPEN_LAB": ("open_lab", "false", _boolean),
 }

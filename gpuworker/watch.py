@@ -37,6 +37,8 @@ LOOK_AGAIN_S = 0.2
 UNCLEAN_AFTER_S = 5.0
 """The driver forgets a process some time after its end; what is left on a device after this drains it."""
 
+LOW_DISK = "low_disk"
+
 
 class Detached(Exception):
     """The agent is leaving. The training goes on, and the next agent takes it over."""
@@ -104,7 +106,7 @@ class Watcher:
             self._parts.relay.drop(one.tail)
         code, message = str(record.get("code", "")), str(record.get("message", ""))
         log.info("refused: %s", message, extra={"action": "refused", "attempt_key": one.key})
-        if one.spec.device_count:
+        if one.spec.device_count or code == LOW_DISK:
             self._tell_devices()
         spec = one.spec
         self._parts.reporter.send(Refused(job=spec.job, attempt=spec.attempt, fence=spec.fence, code=code, message=message))
@@ -112,7 +114,7 @@ class Watcher:
         one.over.set()
 
     def _tell_devices(self) -> None:
-        """Before a refusal: a scheduler that still believes in these devices would offer them again at once, and again."""
+        """Before a refusal: a scheduler that still believes in these devices (or the disk) would offer them again at once, and again."""
         try:
             self._parts.inventory.refresh()
             self._parts.beat()
@@ -274,13 +276,14 @@ def _lost(one: Supervised, started: dict[str, Any] | None, *, late: bool) -> dic
 def _report(one: Supervised, ended: dict[str, Any], unclean: dict[str, str]) -> Ended:
     spec, tail = one.spec, one.tail
     host_oom, killed = hostmemory.verdict(ended)
-    truncated = "The command truncated its own log; what it had written before may be missing." if tail and tail.truncated else ""
     body = {key: value for key, value in ended.items() if key != "event"} | {
         "job": spec.job,
         "attempt": spec.attempt,
         "fence": spec.fence,
-        "message": " ".join(filter(None, (ended.get("message"), killed, truncated))),
+        "message": " ".join(filter(None, (ended.get("message"), killed))),
         "log_bytes": tail.log_bytes if tail else 0,
+        "log_truncated": tail.truncated if tail else False,
+        "log_cut_bytes": tail.cut_bytes if tail else 0,
         "oom_detected": tail.oom.found if tail else False,
         "host_oom": host_oom,
         "devices": [device.body() for device in one.devices],

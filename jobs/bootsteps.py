@@ -10,10 +10,11 @@ from typing import Any
 
 import redis
 from celery import bootsteps
+from django.conf import settings
 from django.db import DatabaseError, connections
 from django.utils import timezone
 
-from jobs import dispatch, hostlink, lifecycle
+from jobs import dispatch, hostlink, lifecycle, retention
 from jobs.dispatch import Explanation
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
@@ -32,6 +33,8 @@ EXPLAIN_AFTER_S = 0.05
 EXPLAIN_SHARE = 0.05
 """Of the scheduler's time, what telling why may take: with a long queue it happens less often."""
 LONGEST_PAUSE_S = 5.0
+PRUNE_AFTER_S, PRUNE_EVERY_S = 60.0, 24 * 3600.0
+"""After the start there is more urgent work."""
 SWITCH_S = 0.001
 """How long one thread keeps the others from running. Python's 5 ms would be added to each hand-over between ours."""
 
@@ -179,6 +182,22 @@ class IngestLoop(Loop):
             self.stopping.wait(0.2)
 
 
+class Janitor(Loop):
+    """Once a day, where this process leads, throws away what is older than it has to be kept."""
+
+    def __init__(self, leadership: Leadership) -> None:
+        super().__init__("janitor")
+        self._leadership = leadership
+        self._next_at = time.monotonic() + PRUNE_AFTER_S
+
+    def turn(self) -> None:
+        self.stopping.wait(LOOK_EVERY_S)
+        if self._leadership.held and time.monotonic() >= self._next_at:
+            self._next_at = time.monotonic() + PRUNE_EVERY_S
+            retention.prune(days=settings.AUTOTRAINER.retention_days, now=timezone.now())
+            connections.close_all()
+
+
 class ControlThreads(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts and stops the threads with the worker (not with its broker connection, which comes and goes)."""
 
@@ -194,6 +213,7 @@ class ControlThreads(bootsteps.StartStopStep):  # type: ignore[misc]
         scheduler = Scheduler(self._leadership)
         lifecycle.on_wake.append(scheduler.knocked)
         self._loops = [Keeper(self._leadership, scheduler), scheduler, IngestLoop(self._leadership, scheduler)]
+        self._loops.append(Janitor(self._leadership))
         for loop in self._loops:
             loop.start()
 

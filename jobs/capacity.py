@@ -156,6 +156,7 @@ def _host_view(host: Host, rows: list[Device], instant: _Now) -> HostView:
         device_source=beat.device_source if beat else host.device_source,
         device_error=beat.device_error if beat else host.device_error,
         disk_free_bytes=beat.disk_free_bytes if beat else None,
+        disk_least_bytes=beat.disk_least_bytes if beat else None,
         job_slots=beat.job_slots if beat else host.job_slots,
         used_slots=used,
         devices=(),
@@ -177,11 +178,13 @@ def _state(host: Host, heard: Heard | None, used: int) -> HostState:
 
 
 def _reason(host: Host, view: HostView, now: datetime) -> str:
-    """Why a host is not up, as the rest of a sentence about it."""
+    """Why a host is not up, or starts nothing, as the rest of a sentence about it."""
     if view.state in (HostState.DRAINED, HostState.DRAINING):
         by = f" by {host.drain_reason}" if host.drain_reason else ""
         return f"is {'' if view.state is HostState.DRAINED else 'being '}drained{by}"
     if view.state is HostState.UP and not view.stale and not view.deaf:
+        if view.low_disk:
+            return words.low_disk(view)
         return f"cannot read its GPUs: {view.device_error}" if view.device_error else words.running_orphans(view.orphans)
     return words.away(view, now=now, zone=lab_zone()).removeprefix(f"{host.name} ")
 

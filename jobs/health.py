@@ -12,6 +12,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 
+from gpuworker import disks
 from jobs.models import Leader
 
 LEADER_FRESH_S = 15.0
@@ -77,4 +78,15 @@ def _scheduler() -> str:
     return "" if age_s < LEADER_FRESH_S else f"no control worker has scheduled for {age_s:.0f} s"
 
 
-_CHECKS = {"database": _database, "migrations": _migrations, "redis": _redis, "scheduler": _scheduler}
+def _disk() -> str:
+    """Where the stored logs, and mostly the database, lie."""
+    try:
+        room = disks.room(settings.AUTOTRAINER.home)
+    except OSError as exc:
+        return f"the disk cannot be looked at ({exc.strerror})"
+    if room is None or not room.low:
+        return ""
+    return f"{room.free_bytes >> 20} MiB free, {room.least_bytes >> 20} MiB are needed"
+
+
+_CHECKS = {"database": _database, "migrations": _migrations, "redis": _redis, "scheduler": _scheduler, "disk": _disk}

@@ -97,7 +97,7 @@ class Ingest:
             self._tell_strange(host, chunk)
             stored = chunk.offset + len(chunk.data)  # nobody wants it: it must not come again
         else:
-            stored = logs.append(job_id, chunk.attempt, chunk.offset, chunk.data)
+            stored = logs.append(job_id, chunk.attempt, chunk.offset, chunk.data, cut_from=chunk.cut_from)
         return Ack(job=chunk.job, attempt=chunk.attempt, fence=chunk.fence, what=Kind.LOG, offset=stored)
 
     def _tell_strange(self, host: str, chunk: LogChunk) -> None:
@@ -115,7 +115,7 @@ class Ingest:
         key = (chunk.job, chunk.attempt, chunk.fence)
         if key not in self._known:
             attempt = Attempt.objects.filter(fence=chunk.fence, number=chunk.attempt, host=host, job__uid=chunk.job).first()
-            if attempt is None:
+            if attempt is None or attempt.log_removed_at:
                 return None
             if len(self._known) >= KNOWN_ATTEMPTS:
                 self._known.clear()

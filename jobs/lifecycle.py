@@ -193,6 +193,7 @@ def spec_of(job: Job, attempt: Attempt) -> protocol.Spec:
         retries_spent=job.retries_spent,
         retry_delay_s=job.retry_delay_s,
         retry_on_oom=job.retry_on_oom,
+        log_limit_bytes=settings.AUTOTRAINER.log_limit_bytes,
     )
 
 
@@ -322,6 +323,8 @@ def ended(report: Ended, *, host: str) -> bool:
             return False
         to = settlement.settle(job, report, now=timezone.now())
         old = {JobState(job.state)} & ACTIVE
+        for kind, message in settlement.about_log(report):
+            _event(job.pk, kind, message, attempt=attempt.number)
         data = to.data | ({"devices_clean": not report.unclean} if report.devices else {})
         _move(job.pk, old, to.state, to.event, to.message, attempt=attempt.number, data=data, **to.fields)
         _wake_on_commit()

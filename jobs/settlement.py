@@ -118,6 +118,18 @@ def moment(unix_s: float) -> datetime:
 # --- words --------------------------------------------------------------------------------------------------------------
 
 
+def about_log(report: Ended) -> list[tuple[str, str]]:
+    """What happened to the log, as (type, sentence) of an event each."""
+    number, found = report.attempt, []
+    if report.log_truncated:
+        kept = "what had been read before is kept, what came next follows on it"
+        found.append(("log_truncated", f"The command of attempt {number} truncated its own log: {kept}."))
+    if report.log_cut_bytes:
+        cut = f"{report.log_cut_bytes:,} bytes of its middle were cut out"
+        found.append(("log_cut", f"The log of attempt {number} was longer than AUTOTRAINER_LOG_LIMIT: {cut}."))
+    return found
+
+
 def describe_end(report: Ended) -> str:
     """How an attempt ended, as a sentence."""
     number = report.attempt

@@ -1,6 +1,8 @@
 """Records of an attempt: small JSON files in its directory, whole or absent, whoever is killed when.
 
 A directory is given as its path or as an open descriptor; the shim keeps one, so that a moved home does not lose it.
+
+Room for the records that must not be lost to a full disk is kept from the start, in files that they are then written into.
 """
 
 from __future__ import annotations
@@ -12,20 +14,62 @@ from collections.abc import Mapping
 from typing import Any
 
 Folder = int | str | os.PathLike[str]
+ROOM_BYTES = 16 * 1024
+"""More than a record takes: a message of ours and two paths."""
 
 
 def write_record(folder: Folder, name: str, body: Mapping[str, Any], *, durable: bool = True) -> None:
     """Replace a record at once. `durable`: it survives a power cut when this returns. Raises OSError (a full disk)."""
     fd = _open_folder(folder)
-    fresh = f".{name}.{os.getpid()}.{_thread.get_native_id()}"
     try:
-        _write_file(fd, fresh, json.dumps(body, separators=(",", ":")).encode(), durable)
+        fresh = _write_fresh(fd, name, json.dumps(body, separators=(",", ":")).encode(), durable)
         os.replace(fresh, name, src_dir_fd=fd, dst_dir_fd=fd)
         if durable:
             os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def keep_room(folder: int, name: str) -> bool:
+    """Keep as much of the disk as a record takes, so that it can be written when nothing else can. False: there is none."""
+    try:
+        _write_file(folder, _room(name), b"\n" * ROOM_BYTES, durable=False)
     except OSError:
-        _remove(fd, fresh)
-        raise
+        _remove(folder, _room(name))
+        return False
+    return True
+
+
+def give_up_room(folder: int, name: str) -> None:
+    _remove(folder, _room(name))
+
+
+def _room(name: str) -> str:
+    return f".{name}.room"
+
+
+def _write_fresh(folder: int, name: str, data: bytes, durable: bool) -> str:
+    """The name of a file with this record, not yet in its place."""
+    fresh = f".{name}.{os.getpid()}.{_thread.get_native_id()}"
+    try:
+        _write_file(folder, fresh, data, durable)
+    except OSError as exc:
+        _remove(folder, fresh)
+        try:
+            _write_over(folder, _room(name), data)
+        except FileNotFoundError:
+            raise exc from None
+        return _room(name)
+    return fresh
+
+
+def _write_over(folder: int, room: str, data: bytes) -> None:
+    """Use room that was kept, without a moment in which somebody else could take it. Raises FileNotFoundError where there is none."""
+    fd = os.open(room, os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.pwrite(fd, data, 0)  # Whole: a regular file, and blocks that are its own.
+        os.ftruncate(fd, len(data))
+        os.fsync(fd)
     finally:
         os.close(fd)
 

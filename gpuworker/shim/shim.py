@@ -19,6 +19,7 @@ from gpuworker.shim import cgroup, hostmemory, locks, processes, records
 from gpuworker.shim.command import Command
 from gpuworker.shim.door import Door
 from gpuworker.shim.ending import STUCK_AFTER_S, Ending
+from gpuworker.shim.logcap import LogCap
 
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -73,6 +74,7 @@ class Shim:
         self._ending = Ending(self._launch.get("mark", ""), root=os.getpid())
         self._ending.stuck_after_s = self._launch.get("stuck_after_s", STUCK_AFTER_S)
         self._kills_before = hostmemory.machine_kills()
+        self._log_cap = LogCap(folder, self._launch.get("log_limit_bytes"))
         self._locks: list[int] = []
         self._pid = 0
         self._childless = True
@@ -139,6 +141,8 @@ class Shim:
     def _prepare(self) -> Command:
         """Everything but "go". Goes to the working directory itself, so that the check and the use are one."""
         _preflight(self._launch)
+        for name in ("exit.json", "cut.json"):
+            records.keep_room(self._folder, name)
         group = self._ending.group = cgroup.make(self._launch.get("cgroup", ""), self._launch.get("mark", ""))
         log = os.open("output.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600, dir_fd=self._folder)
         try:
@@ -176,9 +180,9 @@ class Shim:
 
     # --- watching -------------------------------------------------------------------------------------------------------
 
-    def _advance(self) -> float | None:
+    def _advance(self) -> float:
         """Do what is due; seconds until something else is."""
-        due: list[float] = []
+        due: list[float] = [self._log_cap.advance()]
         if self._exit is not None and not self._exit_recorded:
             self._record_exit()
             due.append(0.0 if self._exit_recorded else _RECORD_AGAIN_S)
@@ -191,7 +195,7 @@ class Shim:
         if self._ending.begun:
             due.append(min(self._ending.advance(), _LOOK_AGAIN_S if self._childless else math.inf))
             self._tell_stuck()
-        return min(due, default=None)
+        return min(due)
 
     def _tell_stuck(self) -> None:
         """Its devices stay taken: whoever hears this keeps the next job from them."""
@@ -260,6 +264,9 @@ class Shim:
     def _finish(self) -> None:
         if self._ending.group and not self._ending.group.remove():
             print(f"{self._ending.group.path} could not be removed", file=sys.stderr, flush=True)
+        self._log_cap.look()
+        for name in ("exit.json", "cut.json"):
+            records.give_up_room(self._folder, name)
         try:
             records.write_record(self._folder, "done.json", {}, durable=False)  # After a power cut the boot id tells the same.
         except OSError as exc:

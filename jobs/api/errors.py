@@ -20,6 +20,13 @@ class Conflict(exceptions.APIException):
     default_code = "conflict"
 
 
+class Gone(exceptions.APIException):
+    """It was there and will not be again; the text says why."""
+
+    status_code = status.HTTP_410_GONE
+    default_code = "log_removed"
+
+
 class LengthRequired(exceptions.APIException):
     status_code = status.HTTP_411_LENGTH_REQUIRED
     default_code = "length_required"

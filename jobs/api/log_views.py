@@ -17,8 +17,10 @@ from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from jobs import logs
+from jobs import logs, retention
+from jobs.api import schemas
 from jobs.api.base import ApiView, own_job_or_403, whole
+from jobs.api.errors import Gone
 from jobs.models import Attempt, Job
 
 LARGEST_ANSWER = 8 * 2**20
@@ -56,9 +58,13 @@ class LogView(ApiView):
         parameters=_PARAMETERS,
         responses={
             (200, "application/octet-stream"): OpenApiResponse(
-                OpenApiTypes.BINARY, "The bytes as the command wrote them; the header X-Log-Size is the size so far."
+                OpenApiTypes.BINARY,
+                "The bytes as the command wrote them; the header X-Log-Size is the size so far. Where a log was longer than "
+                "AUTOTRAINER_LOG_LIMIT its middle was cut out: X-Log-Cut says what (from-to); an answer stops before it, and one that "
+                "was asked for from inside it begins at its end. X-Log-Offset is the offset of the answer's first byte.",
             ),
             (200, "text/plain"): OpenApiTypes.STR,
+            410: OpenApiResponse(schemas.ErrorBody, "The log was removed AUTOTRAINER_RETENTION_DAYS after the job's end."),
         },
     )
     def get(self, request: Request, id: int) -> HttpResponseBase:
@@ -68,6 +74,8 @@ class LogView(ApiView):
             raise ValidationError({"format": ["raw or text."]})
         offset, limit = whole(request, "offset", 0), whole(request, "limit", LARGEST_ANSWER)
         attempt = find_attempt(job, whole(request, "attempt", 0, least=1))
+        if removed := retention.removed(attempt):
+            raise Gone(removed)
         if attempt and (form == "text" or offset + limit > logs.size(job.pk, attempt.number)):
             _await_rest(attempt)
         return _text(request, job, attempt) if form == "text" else _raw(job, attempt, offset, min(limit, LARGEST_ANSWER))
@@ -94,10 +102,13 @@ def _await_rest(attempt: Attempt) -> None:
 
 def _raw(job: Job, attempt: Attempt | None, offset: int, limit: int) -> HttpResponse:
     number = attempt.number if attempt else 0
-    data = logs.read(job.pk, number, offset, limit)
-    size = max(logs.size(job.pk, number), offset + len(data) if data else 0)
-    answer = HttpResponse(data, content_type="application/octet-stream")
-    answer.headers["X-Log-Size"] = str(size)
+    found = logs.piece(job.pk, number, offset, limit)
+    size, cut = logs.size(job.pk, number), logs.cut_of(job.pk, number)
+    answer = HttpResponse(found.data, content_type="application/octet-stream")
+    answer.headers["X-Log-Size"] = str(max(size, found.end if found.data else 0))
+    answer.headers["X-Log-Offset"] = str(found.offset)
+    if cut:
+        answer.headers["X-Log-Cut"] = f"{cut.begin}-{cut.end}"
     answer.headers["Content-Disposition"] = f'attachment; filename="job-{job.pk}-attempt-{number}.log"'
     return answer
 

@@ -73,6 +73,7 @@ def _attempt(attempt: Attempt, details: bool) -> dict[str, Any]:
         "started_at": moment(attempt.started_at),
         "ended_at": moment(attempt.ended_at),
         "log_bytes": attempt.log_bytes,
+        "log_removed_at": moment(attempt.log_removed_at),
     }
 
 
@@ -93,7 +94,10 @@ def event_body(event: JobEvent) -> dict[str, Any]:
 
 
 def host_body(host: HostView) -> dict[str, Any]:
-    names = ("name", "state", "reason", "agent_version", "device_count", "device_source", "device_error", "disk_free_bytes")
+    names = (
+        *("name", "state", "reason", "agent_version", "device_count", "device_source", "device_error"),
+        *("disk_free_bytes", "disk_least_bytes"),
+    )
     return {
         **{name: getattr(host, name) for name in names},
         "last_seen_at": moment(host.last_seen_at),

@@ -47,6 +47,9 @@ class AttemptBody(Body):
     started_at = s.DateTimeField(allow_null=True)
     ended_at = s.DateTimeField(allow_null=True)
     log_bytes = s.IntegerField()
+    log_removed_at = s.DateTimeField(
+        allow_null=True, help_text="When the stored log was removed, AUTOTRAINER_RETENTION_DAYS after the end."
+    )
 
 
 class JobBody(Body):
@@ -117,6 +120,7 @@ class HostBody(Body):
     device_source = s.CharField(allow_blank=True)
     device_error = s.CharField(allow_blank=True)
     disk_free_bytes = s.IntegerField(allow_null=True)
+    disk_least_bytes = s.IntegerField(allow_null=True, help_text="With less than this free nothing new starts there.")
     job_slots = s.IntegerField()
     used_slots = s.IntegerField()
     orphans = OrphanBody(many=True, help_text="Attempts that it runs and the database does not know.")

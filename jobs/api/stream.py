@@ -21,7 +21,7 @@ from django.db import connections
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from rest_framework.exceptions import APIException, ValidationError
 
-from jobs import access, logs
+from jobs import access, logs, retention
 from jobs.api.authentication import BearerAuthentication
 from jobs.api.base import whole
 from jobs.api.errors import refusal
@@ -92,7 +92,8 @@ def _refused(request: HttpRequest, job_id: int, number: int) -> HttpResponseBase
             return refusal(403, "permission_denied", "Only its owner and operators see this.")
         if number and not _may_come(job, number):
             return refusal(404, "not_found", f"Job {job.pk} has no attempt {number}.")
-        return None
+        removed = retention.removed(job.attempts.filter(number=number).first() if number else job.attempts.order_by("number").last())
+        return refusal(410, "log_removed", removed) if removed else None
     except APIException as exc:
         return refusal(exc.status_code, str(exc.default_code), str(exc.detail))
     finally:
@@ -150,7 +151,7 @@ class _Tail:
     def __init__(self, job_id: int, offset: int) -> None:
         self._job_id = job_id
         self._offset = offset
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = _decoder()
 
     def grown(self, seen: Seen) -> bool:
         """Whether there is something to read: one look at the file, no reading."""
@@ -159,29 +160,45 @@ class _Tail:
     def next_event(self, seen: Seen) -> bytes:
         """The next chunk, empty where there is none now. Bytes of an unfinished character wait for the rest of it."""
         while seen.number:
-            data = logs.read(self._job_id, seen.number, self._offset, CHUNK_BYTES)
-            self._offset += len(data)
-            text = self._decoder.decode(data)
+            found = logs.piece(self._job_id, seen.number, self._offset, CHUNK_BYTES)
+            if found.offset > self._offset:
+                return self._pass_cut(found.offset)
+            self._offset = found.end
+            text = self._decoder.decode(found.data)
             if text:
                 return _event("log", text, self._offset - len(self._decoder.getstate()[0]))
-            if not data:
+            if not found.data:
                 break
         return b""
+
+    def _pass_cut(self, end: int) -> bytes:
+        """Go on behind what was cut out of the log; a character that the cut has halved ends before it."""
+        rest, said = self._rest(), {"from": self._offset, "to": end}
+        self._offset, self._decoder = end, _decoder()
+        return rest + _event("cut", said, end)
+
+    def _rest(self) -> bytes:
+        """What is left of an unfinished character."""
+        text = self._decoder.decode(b"", final=True)
+        return _event("log", text, self._offset) if text else b""
 
     def complete(self, seen: Seen) -> bool:
         """All bytes that the attempt wrote have been read."""
         return not seen.number or self._offset >= seen.log_bytes
 
     def end(self, seen: Seen) -> list[bytes]:
-        """What is left of an unfinished character, and the end."""
-        text = self._decoder.decode(b"", final=True)
+        """What is left, and the end."""
         said = {
             "attempt": seen.number or None,
             "outcome": seen.outcome or None,
             "exit_code": seen.exit_code,
             "complete": self.complete(seen),
         }
-        return [*([_event("log", text, self._offset)] if text else []), _event("end", said, self._offset)]
+        return [part for part in (self._rest(), _event("end", said, self._offset)) if part]
+
+
+def _decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")("replace")
 
 
 def _event(kind: str, data: Any, offset: int) -> bytes:

@@ -88,6 +88,8 @@ class Attempt(models.Model):
     oom_detected = models.BooleanField(default=False)
     message = models.TextField(blank=True, default="")
     log_bytes = models.BigIntegerField(default=0)
+    log_removed_at = models.DateTimeField(null=True, blank=True)
+    """When jobs.retention removed the stored log."""
     boot_id = models.CharField(max_length=64, blank=True, default="")
     pid = models.PositiveIntegerField(null=True, blank=True)
     start_ticks = models.BigIntegerField(null=True, blank=True)

@@ -76,6 +76,8 @@ class HostView:
     deaf_s: float = 0.0
     """Seconds for which its queue has brought it nothing though something was there."""
     orphans: tuple[Orphan, ...] = ()
+    disk_least_bytes: int | None = None
+    """With less than this free it gets nothing new; None: it does not say."""
 
     @property
     def deaf(self) -> bool:
@@ -90,6 +92,10 @@ class HostView:
         return max(0, self.job_slots - self.used_slots)
 
     @property
+    def low_disk(self) -> bool:
+        return self.disk_free_bytes is not None and self.disk_least_bytes is not None and self.disk_free_bytes < self.disk_least_bytes
+
+    @property
     def accepts(self) -> bool:
         """Whether anything new may start here."""
-        return self.state is HostState.UP and not self.stale and not self.deaf
+        return self.state is HostState.UP and not self.stale and not self.deaf and not self.low_disk

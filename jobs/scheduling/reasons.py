@@ -9,7 +9,7 @@ from datetime import datetime, tzinfo
 from jobs.scheduling import words
 from jobs.scheduling.inventory import HostView
 from jobs.scheduling.placement import Request, Waiting
-from jobs.states import JobState, WaitReason
+from jobs.states import HostState, JobState, WaitReason
 
 MOST_HOSTS = 4
 """Hosts that a sentence tells about one by one."""
@@ -58,7 +58,7 @@ def behind(first: Waiting, job: Waiting) -> Reason:
 
 
 def no_room(request: Request, hosts: Sequence[HostView], *, now: datetime, zone: tzinfo) -> Reason:
-    """Nothing free suits a job: it never will (NeverFits), its hosts are away (HostDown), or all is in use (Resources)."""
+    """Nothing free suits a job: it never will (NeverFits), its hosts are away (HostDown), its disk is full (LowDisk), or all is in use."""
     allowed = [h for h in hosts if request.allows(h.name)]
     if not allowed:
         return Reason(WaitReason.HOST_DOWN, _nobody(request))
@@ -67,11 +67,16 @@ def no_room(request: Request, hosts: Sequence[HostView], *, now: datetime, zone:
     if not capable and not unknown:
         return Reason(WaitReason.NEVER_FITS, _never(request, allowed))
     there = [h for h in capable if h.accepts]
+    full = [h for h in capable if h.low_disk and h.state is HostState.UP and not h.stale]
+    if not there and full:
+        told = words.listed([_away(h, now=now, zone=zone) for h in full], separator="; ", most=MOST_HOSTS)
+        return Reason(WaitReason.LOW_DISK, f"Waits for room on a disk: {told}.")
     if not there:
         away = words.listed([_away(h, now=now, zone=zone) for h in capable or unknown], separator="; ", most=MOST_HOSTS)
         return Reason(WaitReason.HOST_DOWN, f"No host can take it now: {away}.")
     there.sort(key=lambda h: (-_free(request, h), h.name))
-    told = words.listed([_in_use(request, h) for h in there], separator="; ", most=MOST_HOSTS)
+    used = [_in_use(request, h) for h in there] + [_away(h, now=now, zone=zone) for h in full]
+    told = words.listed(used, separator="; ", most=MOST_HOSTS)
     return Reason(WaitReason.RESOURCES, f"{_needs(request, 'Needs')}; {told}.")
 
 

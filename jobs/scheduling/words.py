@@ -117,6 +117,12 @@ def running_orphans(found: Sequence[Orphan]) -> str:
     return f"runs {listed([orphan(one) for one in found], separator='; ', most=3)}" if found else ""
 
 
+def low_disk(host: HostView) -> str:
+    """`has 0.4 GiB of disk free, and starts nothing new with less than 1 GiB`: the rest of a sentence about a host."""
+    free, least = (size((given or 0) >> 20) for given in (host.disk_free_bytes, host.disk_least_bytes))
+    return f"has {free} of disk free, and starts nothing new with less than {least}"
+
+
 def away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
     """Why a host takes nothing new: `gpu-a has not been heard from since 14:31`."""
     if host.state in (HostState.DRAINED, HostState.DRAINING):
@@ -125,6 +131,8 @@ def away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
         return f"{host.name} was declared lost"
     if host.deaf and not host.stale:
         return f"{host.name} is deaf: its queue has brought it nothing for {span(host.deaf_s)}; its agent starts over by itself"
+    if host.state is HostState.UP and not host.stale and host.low_disk:
+        return f"{host.name} {low_disk(host)}"
     if host.last_seen_at is None:
         return f"{host.name} has not been heard from yet"
     at = clock(host.last_seen_at, now=now, zone=zone).removeprefix("at ")

@@ -79,8 +79,8 @@ class FakeHost:
     def stuck(self, spec: Spec, *processes: str) -> Stuck:
         return self._report(Kind.STUCK, Stuck(job=spec.job, attempt=spec.attempt, fence=spec.fence, processes=processes))
 
-    def log(self, spec: Spec, data: bytes, offset: int = 0, *, key: bytes | None = None) -> None:
-        chunk = LogChunk(job=spec.job, attempt=spec.attempt, fence=spec.fence, offset=offset, data=data)
+    def log(self, spec: Spec, data: bytes, offset: int = 0, *, cut_from: int | None = None, key: bytes | None = None) -> None:
+        chunk = LogChunk(job=spec.job, attempt=spec.attempt, fence=spec.fence, offset=offset, data=data, cut_from=cut_from)
         self.redis.xadd(protocol.logs_key(self.name), protocol.seal_chunk(self.name, chunk, key or self.key))
 
     def taken(self, spec: Spec) -> tuple[DeviceRef, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +116,54 @@ def test_log_does_not_wait_for_bytes_that_will_not_come(api: Rest, job: Job) -> 
     began = timezone.now()
     assert api("GET", f"jobs/{job.pk}/log/").content == b"almost "
     assert timezone.now() - began < timedelta(seconds=3)
+
+
+# --- over the limit -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cut(job: Job) -> tuple[int, int]:
+    """A log of 5000 bytes, the middle of which is gone."""
+    logs.append(job.pk, 1, 0, RAW[:1000])
+    logs.append(job.pk, 1, 4000, RAW[4000:5000], cut_from=1000)
+    return 1000, 4000
+
+
+def test_log_says_what_was_cut_out_and_an_answer_stops_before_it(api: Rest, job: Job, cut: tuple[int, int]) -> None:
+    answer = api("GET", f"jobs/{job.pk}/log/?offset=900")
+    assert (answer.content, answer.headers["X-Log-Size"]) == (RAW[900:1000], "5000")
+    assert (answer.headers["X-Log-Cut"], answer.headers["X-Log-Offset"]) == ("1000-4000", "900")
+
+
+@pytest.mark.parametrize("inside", [1000, 1001, 3999, 4000])
+def test_log_goes_on_behind_the_cut_when_it_is_asked_from_inside(api: Rest, job: Job, cut: tuple[int, int], inside: int) -> None:
+    answer = api("GET", f"jobs/{job.pk}/log/?offset={inside}&limit=10")
+    assert (answer.content, answer.headers["X-Log-Offset"], answer.headers["X-Log-Cut"]) == (RAW[4000:4010], "4000", "1000-4000")
+
+
+def test_text_of_a_log_has_one_line_for_the_cut(api: Rest, job: Job) -> None:
+    logs.append(job.pk, 1, 0, b"one\ntw")
+    logs.append(job.pk, 1, 2000, b"\r99%\rend\n", cut_from=6)
+    said = whole(api("GET", f"jobs/{job.pk}/log/?format=text")).decode().split("\n")
+    assert said[:2] + said[3:] == ["one", "tw", "end", ""]
+    assert "1,994 bytes of the log were cut out" in said[2]
+
+
+def test_log_without_a_cut_says_nothing_of_one(api: Rest, job: Job) -> None:
+    logs.append(job.pk, 1, 0, RAW)
+    answer = api("GET", f"jobs/{job.pk}/log/?offset=7")
+    assert "X-Log-Cut" not in answer.headers
+    assert answer.headers["X-Log-Offset"] == "7"
+
+
+# --- removed --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["log/", "log/?format=text", "log/?attempt=1", "log/stream/", "log/stream/?attempt=1"])
+def test_log_that_was_removed_is_gone_and_says_when(api: Rest, job: Job, path: str) -> None:
+    job.attempts.update(log_removed_at=datetime(2026, 3, 9, 12, tzinfo=UTC))
+    answer = api("GET", f"jobs/{job.pk}/{path}")
+    assert answer.status_code == 410
+    assert answer.json()["errors"][0]["code"] == "log_removed"
+    assert "removed on 2026-03-09" in errors(answer)[None]
+    assert api("GET", f"jobs/{job.pk}/").json()["attempts"][0]["log_removed_at"] == "2026-03-09T12:00:00Z"

@@ -123,7 +123,7 @@ def test_end_is_applied_although_the_log_cannot_be_stored(
 ) -> None:
     job, spec = offered()
 
-    def full(*_: Any) -> int:
+    def full(*_: Any, **__: Any) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(logs, "append", full)
@@ -135,6 +135,31 @@ def test_end_is_applied_although_the_log_cannot_be_stored(
     monkeypatch.undo()
     ingest.turn(100)
     assert logs.size(job.pk, 1) == 3
+
+
+def test_log_goes_on_behind_what_its_host_has_cut_out(ingest: Ingest, offered: Offered, host: FakeHost) -> None:
+    job, spec = offered()
+    host.log(spec, b"head")
+    host.log(spec, b"end", offset=1000)  # not said to be a cut: something got lost
+    ingest.turn(100)
+    assert (logs.size(job.pk, 1), logs.cut_of(job.pk, 1)) == (4, None)
+    host.log(spec, b"end", offset=1000, cut_from=4)
+    host.ended(spec, log_bytes=1003, log_cut_bytes=996, log_truncated=True)
+    ingest.turn(100)
+    assert (logs.size(job.pk, 1), logs.cut_of(job.pk, 1)) == (1003, (4, 1000))
+    assert [ack.offset for ack in host.acks() if ack.what == "log"] == [4, 1003]
+    told = dict(job.events.values_list("type", "message"))
+    assert "996 bytes" in told["log_cut"]
+    assert "truncated its own log" in told["log_truncated"]
+
+
+def test_log_that_was_removed_does_not_come_back(ingest: Ingest, offered: Offered, host: FakeHost) -> None:
+    job, spec = offered()
+    job.attempts.update(log_removed_at=timezone.now())
+    host.log(spec, b"late")
+    ingest.turn(100)
+    assert logs.size(job.pk, 1) == 0
+    assert [ack.offset for ack in host.acks()] == [4]
 
 
 def test_forged_and_unreadable_entries_are_dropped_and_the_next_ones_taken(ingest: Ingest, offered: Offered, host: FakeHost) -> None:

@@ -166,6 +166,21 @@ def test_stream_loses_and_repeats_nothing_of_a_large_binary_log(stream: Any, job
     assert text_of(stream(job, last_id=middle).rest()) == raw[int(middle) :].decode(errors="replace")
 
 
+def test_stream_passes_what_was_cut_out_and_says_so(stream: Any, job: Job) -> None:
+    logs.append(job.pk, 1, 0, "zwölf\nzw".encode() + b"\xc3")
+    live = stream(job)
+    assert live.next() == ("log", "9", "zwölf\nzw")
+    logs.append(job.pk, 1, 5000, b"more\n", cut_from=10)
+    assert live.next() == ("log", "10", "\ufffd")
+    assert live.next() == ("cut", "5000", {"from": 10, "to": 5000})
+    assert live.next() == ("log", "5005", "more\n")
+    end(job, 5005)
+    assert live.next()[:2] == ("end", "5005")
+    for inside in ("10", "77", "4999"):
+        assert stream(job, last_id=inside).rest()[:2] == [("cut", "5000", {"from": int(inside), "to": 5000}), ("log", "5005", "more\n")]
+    assert stream(job, last_id="5000").next() == ("log", "5005", "more\n")
+
+
 def test_stream_ends_only_when_the_last_bytes_are_stored(stream: Any, job: Job) -> None:
     logs.append(job.pk, 1, 0, b"almost ")
     live = stream(job)

@@ -61,14 +61,18 @@ def test_unseal_refuses_what_is_no_envelope(text):
         protocol.unseal(Kind.SPEC, "gpu-a", text, [KEY])
 
 
-def test_log_chunk_carries_raw_bytes_and_refuses_altered_ones():
-    chunk = LogChunk(job="u", attempt=1, fence=2, offset=7, data=b"\xff\x00\r\n")
+@pytest.mark.parametrize("cut_from", [None, 0, 5])
+def test_log_chunk_carries_raw_bytes_and_refuses_altered_ones(cut_from):
+    chunk = LogChunk(job="u", attempt=1, fence=2, offset=7, data=b"\xff\x00\r\n", cut_from=cut_from)
     fields = {k.encode(): v for k, v in protocol.seal_chunk("gpu-a", chunk, KEY).items()}
     assert protocol.unseal_chunk("gpu-a", fields, [KEY]) == chunk
     with pytest.raises(BadEnvelope):
         protocol.unseal_chunk("gpu-a", fields | {b"d": b"other"}, [KEY])
     with pytest.raises(BadEnvelope):
         protocol.unseal_chunk("gpu-b", fields, [KEY])
+    header = json.loads(fields[b"h"]) | {"cut_from": 3}
+    with pytest.raises(BadEnvelope):
+        protocol.unseal_chunk("gpu-a", fields | {b"h": json.dumps(header).encode()}, [KEY])
 
 
 @pytest.mark.parametrize(
