@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from gpuworker import disks
+from gpuworker import disks, protocol
 from gpuworker.protocol import Spec
 from jobs import dispatch, hostlink, lifecycle, logs
 from jobs.hosts import Watch
@@ -113,6 +113,7 @@ def test_log_is_what_was_written_whoever_is_killed_meanwhile(plane: Plane, tmp_p
     plane.host.client.flushall()
     plane.host.start()
     wait_until(lambda: plane.take_in() or logs.size(job.pk, 1) > 4 * MIB, 60, "4 MiB")
+    wait_until(lambda: plane.host.client.xlen(protocol.logs_key(HOST)), 30, "something to lose")
     plane.host.client.flushall()
     ended = plane.ended(job, 90)
     assert (ended.state, ended.exit_code) == (JobState.FAILED, 7)
@@ -125,6 +126,8 @@ def test_log_is_what_was_written_whoever_is_killed_meanwhile(plane: Plane, tmp_p
 def test_log_over_its_limit_keeps_head_and_end_on_host_and_control_plane(plane: Plane, tmp_path: Path, settings: Any) -> None:
     settings.AUTOTRAINER = replace(settings.AUTOTRAINER, log_limit_bytes=MIB)
     job, spec = plane.start(writer("numbered", 30, tmp_path / "digest", pause_s=0.02))
+    folder = plane.host.folder(spec)
+    wait_until(lambda: _is_small(folder / "output.log") and not (folder / "exit.json").exists(), 30, "the log is cut while it grows")
     ended = plane.ended(job)
     (_, head), (begin, end) = plane.download(job)
     size = ended.attempts.get().log_bytes
@@ -133,7 +136,7 @@ def test_log_over_its_limit_keeps_head_and_end_on_host_and_control_plane(plane: 
     assert (head, end) == (whole[: len(head)], whole[begin:])
     assert len(head) == MIB // 4
     assert len(end) >= MIB // 2
-    stored, written = logs.log_path(job.pk, 1), plane.host.folder(spec) / "output.log"
+    stored, written = logs.log_path(job.pk, 1), folder / "output.log"
     assert [path.stat().st_blocks * 512 <= MIB for path in (stored, written)] == [True, True]
     assert plane.api("GET", f"jobs/{job.pk}/log/").headers["X-Log-Cut"] == f"{len(head)}-{begin}"
     assert job.events.filter(type="log_cut").count() == 1
@@ -202,6 +205,11 @@ def test_exit_code_is_on_record_although_the_disk_stays_full(plane_of: Callable[
         job, spec = plane.start("(while :; do head -c 1000000 /dev/zero >> ballast; done 2>/dev/null & ); sleep 1; exit 9")
         wait_until(lambda: (host.folder(spec) / "exit.json").exists(), 30, "the exit code, beside a process that takes each byte")
         assert plane.ended(job).exit_code == 9
+
+
+def _is_small(log: Path) -> bool:
+    found = log.stat() if log.exists() else None
+    return found is not None and found.st_size > 12 * MIB and found.st_blocks * 512 < 8 * MIB
 
 
 def _next_job_waits(plane: Plane) -> None:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from jobs import access, actions, logs
+from jobs import access, actions, logs, retention
 from jobs.capacity import hosts_now
 from jobs.dispatch import queue_positions
 from jobs.fields import LARGEST_ID
@@ -97,6 +97,7 @@ def _context(request: UserRequest, job: Job) -> dict[str, Any]:
         "attempts": attempts,
         "attempt": chosen,
         "asked_attempt": bool(chosen and request.GET.get("attempt")),
+        "removed": retention.removed(chosen) if may_see else "",
         "log_size": logs.size(job.pk, chosen.number) if chosen and may_see else 0,
         "events": list(job.events.order_by("id")) if may_see else [],
         "parents": list(job.after.order_by("id")),

@@ -52,25 +52,29 @@ class Log {
     let begin = Math.max(0, this.size - TAIL);
     if (line) begin = Math.min(begin, (await this.ask({ line: Math.max(1, line - 20) }))?.offset ?? begin);
     const limit = line && begin < this.size - TAIL ? BLOCK : this.size - begin;
-    let block;
+    let blocks;
     try {
-      block = this.size ? await this.fetch(begin, limit) : { text: "", begin: 0, end: 0 };
+      blocks = this.size ? await this.fetchAcross(begin, limit) : [{ text: "", begin: 0, end: 0 }];
     } catch {
       return this.run === run && this.later(() => this.start(line));
     }
     if (this.run !== run) return;
     this.view.clear();
-    this.begin = block.begin;
-    this.end = block.end;
-    this.detached = block.end < this.size;
+    this.begin = blocks[0].begin;
+    this.end = blocks.at(-1).end;
+    this.detached = this.end < this.size;
     this.early();
-    this.terminal.feed(block.text);
+    this.terminal.feed(blocks[0].text);
+    for (const block of blocks.slice(1)) {
+      this.gap(block.begin - blocks[0].end);
+      this.terminal.feed(block.text);
+    }
     this.follow = !line && !this.detached;
     this.flush();
     this.quiet();
-    if (block.begin === 0) this.view.number(1);
+    if (this.begin === 0) this.view.number(1);
     else {
-      const told = await this.ask({ offset: block.begin });
+      const told = await this.ask({ offset: this.begin });
       if (this.run !== run) return;
       if (told && !this.view.droppedAbove) this.view.number(told.line);
     }
@@ -79,16 +83,39 @@ class Log {
     else this.atEnd();
   }
 
-  /* Bytes of the log as text, from the beginning of a line on, to the end of a character. */
+  /* One block, or where the middle of the log was cut out inside it, what is before and what is behind. */
+  async fetchAcross(begin, limit) {
+    const block = await this.fetch(begin, limit);
+    const left = begin + limit - block.end;
+    if (!this.cut || block.end !== this.cut.from || left <= 0) return [block];
+    return [block, await this.fetch(this.cut.from, left)];
+  }
+
+  /* Bytes of the log as text, from the beginning of a line on, to the end of a character. It begins later where `begin` was
+     cut out, and ends before a cut. */
   async fetch(begin, limit) {
     const answer = await fetch(`${this.base}?attempt=${this.attempt}&offset=${begin}&limit=${limit}`, { credentials: "same-origin" });
     if (!answer.ok) throw new Error(`${answer.status}`);
+    this.cut = cutOf(answer.headers.get("X-Log-Cut"));
+    const at = Number(answer.headers.get("X-Log-Offset") ?? begin);
     let bytes = new Uint8Array(await answer.arrayBuffer());
     bytes = bytes.subarray(0, Math.min(bytes.length, limit));
-    const end = begin + bytes.length - unfinished(bytes);
-    const skipped = begin ? lineStart(bytes) : 0;
-    const text = new TextDecoder().decode(bytes.subarray(skipped, end - begin));
-    return { text, begin: begin + skipped, end };
+    const whole = at + bytes.length;
+    const end = whole === this.cut?.from ? whole : whole - unfinished(bytes);
+    const skipped = at && at !== this.cut?.to ? lineStart(bytes) : 0;
+    const text = new TextDecoder().decode(bytes.subarray(skipped, end - at));
+    return { text, begin: at + skipped, end };
+  }
+
+  /* One line for what was cut out; nothing can be written over it. */
+  gap(count) {
+    this.terminal.mark(this.gapText(count));
+    this.draw();
+    this.terminal = new Terminal();
+  }
+
+  gapText(count) {
+    return this.pane.dataset.cut.replace("{count}", count.toLocaleString("en-US"));
   }
 
   async ask(question) {
@@ -106,18 +133,22 @@ class Log {
       this.begin = (await this.ask({ line: this.view.first }))?.offset ?? this.begin;
       this.view.droppedAbove = false;
     }
-    const from = Math.max(0, this.begin - BLOCK);
+    const { cut } = this;
+    const behind = cut && cut.from < this.begin && this.begin <= cut.to;
+    const until = behind ? cut.from : this.begin;
+    const from = Math.max(0, until - BLOCK, cut && until > cut.to ? cut.to : 0);
     let block;
     try {
-      block = await this.fetch(from, this.begin - from);
+      block = await this.fetch(from, until - from);
     } catch {
       return;
     }
     if (this.run !== run) return;
     const terminal = new Terminal();
     terminal.feed(block.text);
+    if (behind) terminal.mark(this.gapText(this.begin - until));
     const rows = terminal.take().fresh;
-    if (block.text.endsWith("\n")) rows.pop();
+    if (!behind && block.text.endsWith("\n")) rows.pop();
     this.begin = block.begin;
     this.follow = false;
     this.view.prepend(rows);
@@ -143,8 +174,9 @@ class Log {
       this.soon();
     });
     stream.addEventListener("cut", (event) => {
-      if (event.lastEventId) this.end = Number(event.lastEventId);
-      this.terminal.feed("\n… \n");
+      this.cut = JSON.parse(event.data);
+      this.end = this.cut.to;
+      this.gap(this.cut.to - this.cut.from);
       this.soon();
     });
     stream.addEventListener("end", () => {
@@ -177,14 +209,18 @@ class Log {
 
   flush() {
     this.frame = null;
-    const { fresh, dirty } = this.terminal.take();
-    this.view.append(fresh);
-    const made = new Set(fresh); // drawn just now
-    this.view.update([...dirty].filter((row) => !made.has(row)));
+    this.draw();
     if (this.view.droppedAbove) this.early();
     if (this.follow) this.pane.scrollTop = this.pane.scrollHeight;
     this.buttons();
     if (this.end > 0) this.pane.querySelector(".quiet")?.remove();
+  }
+
+  draw() {
+    const { fresh, dirty } = this.terminal.take();
+    this.view.append(fresh);
+    const made = new Set(fresh); // drawn just now
+    this.view.update([...dirty].filter((row) => !made.has(row)));
   }
 
   quiet() {
@@ -285,6 +321,12 @@ class Log {
       else this.start(line);
     });
   }
+}
+
+/* "from-to" of X-Log-Cut. */
+function cutOf(header) {
+  const [, from, to] = /^([0-9]+)-([0-9]+)$/.exec(header ?? "") ?? [];
+  return to ? { from: Number(from), to: Number(to) } : null;
 }
 
 const lineOf = (hash) => Number(/^#L([0-9]{1,12})$/.exec(hash)?.[1]) || null;

@@ -11,6 +11,7 @@ const CONTROL = /[\x00-\x1f\x7f-\x9f]/;
 const BIDI = /[\u202a-\u202e\u2066-\u2069]/g; // could make a line read as another
 
 const PLAIN = Object.freeze({ fg: null, bg: null, marks: "" });
+const DIM = Object.freeze({ fg: null, bg: null, marks: "d" });
 
 export class Row {
   constructor() {
@@ -70,6 +71,15 @@ export class Terminal {
       this.#down();
       this.#line(line);
     }
+  }
+
+  /* A line of ours, below everything that was written. What comes next needs a new Terminal. */
+  mark(text) {
+    this.row = this.rows.length - 1;
+    if (this.rows[this.row].text.trimEnd()) this.#down();
+    this.column = 0;
+    this.style = DIM;
+    this.#write(text);
   }
 
   /* Rows made and rows changed since the last time. */
