@@ -100,13 +100,7 @@ def _others_may_read(path: Path) -> bool:
 
 def _disk(ours: Settings) -> Iterator[tuple[Level, str]]:
     place = next(folder for folder in (ours.home, *ours.home.parents) if folder.exists())
-    room, free = disks.room(place), shutil.disk_usage(place).free
-    text = f"{free / GIB:.1f} GiB free for {ours.home}"
-    if room and room.low:
-        mend = "make room, or move AUTOTRAINER_HOME"
-        yield Level.WRONG, f"{text}: with less than {room.least_bytes / GIB:.1f} GiB nothing new starts on this host; {mend}"
-    else:
-        yield (Level.NOTE if free < DISK_LOW_BYTES else Level.OK), text
+    yield _room(disks.room(place), ours.home)
     if not _has_holes(place):
         cut = f"longer than {ours.log_limit_bytes / GIB:g} GiB (AUTOTRAINER_LOG_LIMIT)"
         yield Level.NOTE, f"files on {place} cannot have holes: of a log {cut} only the beginning and the last lines are kept"
@@ -114,6 +108,16 @@ def _disk(ours: Settings) -> Iterator[tuple[Level, str]]:
     if kind in NETWORK_FILE_SYSTEMS:
         mend = "set AUTOTRAINER_HOME to a folder on a local disk"
         yield Level.WRONG, f"{place} is on a network file system ({kind}), where locks and SQLite do not hold: {mend}"
+
+
+def _room(room: disks.Room | None, home: Path) -> tuple[Level, str]:
+    if room is None:
+        return Level.NOTE, f"the file system of {home} does not tell how much is free"
+    text = f"{room.free_bytes / GIB:.1f} GiB free for {home}"
+    if room.low:
+        mend = "make room, or move AUTOTRAINER_HOME"
+        return Level.WRONG, f"{text}: with less than {room.least_bytes / GIB:.1f} GiB nothing new starts on this host; {mend}"
+    return (Level.NOTE if room.free_bytes < DISK_LOW_BYTES else Level.OK), text
 
 
 def _has_holes(place: Path) -> bool:

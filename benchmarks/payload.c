@@ -3,6 +3,7 @@
  *   payload STAMPS ID             stamp the start, stamp the end
  *   payload STAMPS ID pause USEC  sleep between the two
  *   payload STAMPS ID gate FIFO   wait between the two until somebody opens FIFO for writing
+ *   payload STAMPS ID print MB    print so much in lines of 100 bytes between the two, each with a write of its own
  *
  * A stamp is one appended line, "S|E ID MASK NANOSECONDS"; MASK is CUDA_VISIBLE_DEVICES.
  */
@@ -26,6 +27,14 @@ static void stamp(int fd, char kind, const char *id, long long at_ns) {
     if (write(fd, line, length) != length) _exit(3);
 }
 
+static void print(long long bytes) {
+    char line[101];
+    for (long long written = 0; written < bytes; written += 100) {
+        snprintf(line, sizeof line, "%08lld %090d\n", written, 0);
+        if (write(1, line, 100) != 100) _exit(5);
+    }
+}
+
 int main(int argc, char **argv) {
     long long started_ns = now_ns();
     if (argc < 3) return 2;
@@ -33,6 +42,7 @@ int main(int argc, char **argv) {
     if (fd < 0) return 4;
     stamp(fd, 'S', argv[2], started_ns);
     if (argc > 4 && !strcmp(argv[3], "pause")) usleep(atoi(argv[4]));
+    if (argc > 4 && !strcmp(argv[3], "print")) print(atoll(argv[4]) * 1000000);
     if (argc > 4 && !strcmp(argv[3], "gate")) {
         int gate = open(argv[4], O_RDONLY);
         if (gate >= 0) close(gate);

@@ -190,14 +190,9 @@ def unseal_chunk(host: str, fields: Mapping[bytes, bytes], keys: Sequence[bytes]
         header, data, mac = fields[b"h"], fields[b"d"], fields[b"m"].decode()
         told = json.loads(header)
         version = int(told["v"])
-        chunk = LogChunk(
-            job=str(told["job"]),
-            attempt=int(told["attempt"]),
-            fence=int(told["fence"]),
-            offset=int(told["offset"]),
-            data=data,
-            cut_from=None if told.get("cut_from") is None else int(told["cut_from"]),
-        )
+        attempt, fence, offset = int(told["attempt"]), int(told["fence"]), int(told["offset"])
+        cut_from = None if told.get("cut_from") is None else int(told["cut_from"])
+        chunk = LogChunk(job=str(told["job"]), attempt=attempt, fence=fence, offset=offset, data=data, cut_from=cut_from)
     except (ValueError, TypeError, KeyError) as exc:
         raise BadEnvelope(f"not a log chunk: {type(exc).__name__}") from exc
     if not OLDEST_READABLE_VERSION <= version <= PROTOCOL_VERSION:

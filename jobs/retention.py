@@ -20,6 +20,7 @@ from django.utils import timezone
 from knox.models import AuthToken
 
 from jobs.models import Attempt, IdempotencyKey, Job, OneTimeLink
+from jobs.scheduling import words
 from jobs.states import TERMINAL
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class Pruned:
     expired: int
 
     def __str__(self) -> str:
-        return f"logs of {self.jobs} jobs ({self.log_bytes / 2**20:,.1f} MiB), {self.expired} expired keys, links, tokens and sessions"
+        size = f"{self.log_bytes / 2**20:,.1f} MiB"
+        return f"the logs of {words.plural(self.jobs, 'job')} ({size}), {self.expired} expired keys, links, tokens and sessions"
 
 
 def prune(*, days: int, now: datetime, dry_run: bool = False) -> Pruned:

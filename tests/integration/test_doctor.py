@@ -7,12 +7,13 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from gpuworker import groups
+from tests.conftest import missing
 from tests.e2e.product import CHECKOUT, free_port
 
 
@@ -63,6 +64,38 @@ def test_doctor_names_each_thing_that_is_wrong_with_its_mend(home: Path) -> None
     assert "AUTOTRAINER_REDIS_URL" in found["Redis"][0][1]
     assert found["Database"][0][0] == "ok"
     assert done.stdout.endswith("3 things are wrong.\n")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str, str], Path]]:
+    """Mounts a file system of our own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(kind: str, options: str) -> Path:
+        argv = ["mount", "-t", kind, "-o", options, "none", str(folder)]
+        if os.getuid() or subprocess.run(argv, capture_output=True, check=False).returncode:
+            missing("permission to mount a small disk")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
+
+
+def test_doctor_says_when_the_disk_is_low(small_disk: Callable[[str, str], Path]) -> None:
+    folder = small_disk("tmpfs", "size=20m")
+    (folder / "ballast").write_bytes(b"x" * (19 * 2**20))
+    found = findings(manage(folder / "home", "doctor"))["Disk"]
+    assert [level for level, _ in found] == ["wrong"]
+    assert "nothing new starts on this host" in found[0][1]
+
+
+def test_doctor_says_when_files_can_have_no_holes(small_disk: Callable[[str, str], Path]) -> None:
+    folder = small_disk("ramfs", "mode=700")
+    (known, holes) = findings(manage(folder / "home", "doctor"))["Disk"]
+    assert known == ("note", f"the file system of {folder / 'home'} does not tell how much is free")
+    assert holes[0] == "note"
+    assert "cannot have holes: of a log longer than 5 GiB (AUTOTRAINER_LOG_LIMIT) only the beginning" in holes[1]
 
 
 def test_doctor_says_that_nvml_is_missing_where_it_is_asked_for(home: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from gpuworker import disks
 from jobs import health
 from jobs.models import Leader
 
@@ -54,6 +55,13 @@ def test_readyz_names_migrations_when_some_are_not_applied(
     monkeypatch.setattr(health, "_migrated", False)
     monkeypatch.setattr("django.db.migrations.executor.MigrationExecutor.migration_plan", lambda self, targets: [object()])
     assert ready() == (503, ["migrations"])
+
+
+def test_readyz_names_the_disk_when_it_is_low(leader: Leader, redis_url: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.REDIS_URL = redis_url
+    monkeypatch.setattr(disks, "room", lambda folder: disks.Room(2**29, 2**30))
+    assert ready() == (503, ["disk"])
+    assert Client().get("/readyz").json()["parts"]["disk"] == "512 MiB free, 1024 MiB are needed"
 
 
 def test_readyz_tells_no_secrets(leader: Leader, settings: Any) -> None:

@@ -54,6 +54,7 @@ def test_half_a_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
 
 def test_table_shows_ratios_and_the_disk_beside_them() -> None:
     both = {"ours": [10.0, 10.0], "celery": [4.0, 4.0]}
+    log = {"ours": [2.0], "file": [1.6]}
     memory = {
         "idle": {"agent": {"processes": 1, "pss_mb": 60.0}},
         "fresh": {"agent": {"processes": 1, "pss_mb": 55.0}},
@@ -61,7 +62,8 @@ def test_table_shows_ratios_and_the_disk_beside_them() -> None:
         "each_running_job": 1.25,
         "celery_worker": 50.0,
     }
-    shown = table({"start_ms": both, "gap_ms": both, "jobs_per_s": both, "memory_mb": memory, "fsync_ms": [0.5]})
+    shown = table({"start_ms": both, "gap_ms": both, "jobs_per_s": both, "memory_mb": memory, "fsync_ms": [0.5], "log_s": log})
     assert "10.0 ms" in shown
     assert "2.50" in shown
+    assert "1.25" in shown
     assert "0.50 ms (p50) for an fsync" in shown

@@ -63,6 +63,11 @@ TABLE: dict[str, tuple[list[HostView], list[Waiting], dict[int, str]]] = {
         {},
     ),
     "silent host": ([host_of(2, stale=True), host_of(2, "gpu-b", state=HostState.UNREACHABLE)], [job(1), job(2, 0)], {}),
+    "host with a full disk": (
+        [host_of(2, disk_free_bytes=9, disk_least_bytes=10), host_of(1, "gpu-b", disk_free_bytes=10, disk_least_bytes=10)],
+        [job(1), job(2, 0)],
+        {1: "gpu-b:0", 2: "gpu-b:"},
+    ),
     "drained host": ([host_of(2, state=HostState.DRAINING)], [job(1)], {}),
     "nothing at all": ([], [job(1), job(2, 0)], {}),
 }  # fmt: skip

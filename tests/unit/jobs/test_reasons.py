@@ -56,6 +56,28 @@ NO_ROOM: dict[str, tuple[Request, list[HostView], WaitReason, str]] = {
         R,
         "Needs 1 GPU; " + "; ".join(f"g{n} has 0 of 1: GPU 0 runs #412 of lin" for n in range(4)) + "; and 5 more.",
     ),
+    "a full disk": (
+        ONE,
+        [host(device(0), disk_free_bytes=2**29, disk_least_bytes=2**30)],
+        WaitReason.LOW_DISK,
+        "Waits for room on a disk: gpu-a has 512 MiB of disk free, and starts nothing new with less than 1 GiB.",
+    ),
+    "a full disk here and a job there": (
+        ONE,
+        [
+            host(device(0), disk_free_bytes=2**29, disk_least_bytes=2**30),
+            host(claimed(0, host="gpu-b"), name="gpu-b", disk_free_bytes=2**40, disk_least_bytes=2**30),
+        ],
+        R,
+        "Needs 1 GPU; gpu-b has 0 of 1: GPU 0 runs #412 of lin; "
+        "gpu-a has 512 MiB of disk free, and starts nothing new with less than 1 GiB.",
+    ),
+    "a full disk on a host that is silent": (
+        ONE,
+        [host(device(0), stale=True, disk_free_bytes=0, disk_least_bytes=2**30)],
+        D,
+        "No host can take it now: gpu-a has not been heard from since 20:00:00.",
+    ),
     "no slot": (Request(0, 0), [host_of(1, job_slots=3, used_slots=3)], R, "Needs a job slot; gpu-a runs 3 jobs, as many as it may."),
     "hosts that cannot are not told": (
         TWO,
