@@ -22,7 +22,7 @@ from typing import Any
 from gpuworker import protocol, settings
 from gpuworker.attempts import AttemptDir, AttemptState, TakenDevice, attempts_folder, make_private, valid_key
 from gpuworker.protocol import Spec
-from gpuworker.shim import locks, processes
+from gpuworker.shim import locks, processes, records
 from gpuworker.shim.ending import STUCK_AFTER_S
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 ZYGOTE_ANSWER_S = 15.0
 ZYGOTE_EXIT_S = 3.0
 _SETTLED = (AttemptState.DONE, AttemptState.REFUSED)
+ROOM_FOR = ("exit.json", "cut.json")
+"""Records of the shim that a full disk must not keep from being written."""
 PRODUCT_BIN = settings.CHECKOUT / ".venv" / "bin"
 
 
@@ -131,6 +133,8 @@ class Launcher:
         try:
             attempt.write("spec.json", {"sealed": sealed, "body": spec.body(), "taken": listed}, durable=False)
             attempt.write("launch.json", self._order(attempt.key, spec, taken), durable=False)
+            for name in ROOM_FOR:
+                records.keep_room(attempt.path, name)
         except OSError as exc:
             shutil.rmtree(attempt.path, ignore_errors=True)
             return LaunchRefused("host_storage", f"The attempt directory could not be written: {exc}.")

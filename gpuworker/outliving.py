@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gpuworker.shim import processes
+from gpuworker.shim import logcap, processes
 
 if TYPE_CHECKING:
     from gpuworker.attempts import AttemptDir
@@ -29,6 +29,7 @@ def await_empty(one: Supervised, pause: Callable[[float], None], tell_stuck: Cal
     ending.stuck_after_s = launch.get("stuck_after_s", ending.stuck_after_s)
     late = False
     while ending.anybody():
+        logcap.look_once(one.attempt.path, one.spec.log_limit_bytes)  # Its shim did this.
         late = late or (not ending.begun and _over(one))
         if one.stop_grace_s is not None:
             ending.begin(one.stop_grace_s)

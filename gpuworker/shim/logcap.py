@@ -75,10 +75,19 @@ class LogCap:
             records.write_record(self._folder, CUT_NAME, cut._asdict())
             self._cut = cut
             disks.cut_out(fd, cut, punching=punching)
+            records.keep_room(self._folder, CUT_NAME)  # The one of before may have been written into.
             return os.fstat(fd).st_size
         finally:
             os.close(fd)
-            records.keep_room(self._folder, CUT_NAME)
+
+
+def look_once(path: str | os.PathLike[str], limit_bytes: int | None) -> None:
+    """For a log whose shim is dead. Raises OSError where its directory has gone."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        LogCap(folder, limit_bytes).look()
+    finally:
+        os.close(folder)
 
 
 def recorded(folder: records.Folder) -> Cut | None:

@@ -30,14 +30,16 @@ def write_record(folder: Folder, name: str, body: Mapping[str, Any], *, durable:
         os.close(fd)
 
 
-def keep_room(folder: int, name: str) -> bool:
-    """Keep as much of the disk as a record takes, so that it can be written when nothing else can. False: there is none."""
+def keep_room(folder: Folder, name: str) -> None:
+    """Keep as much of the disk as a record takes, so that it can be written when nothing else can. Raises OSError."""
+    fd = _open_folder(folder)
     try:
-        _write_file(folder, _room(name), b"\n" * ROOM_BYTES, durable=False)
+        _write_file(fd, _room(name), b"\n" * ROOM_BYTES, durable=False)
     except OSError:
-        _remove(folder, _room(name))
-        return False
-    return True
+        _remove(fd, _room(name))
+        raise
+    finally:
+        os.close(fd)
 
 
 def give_up_room(folder: int, name: str) -> None:

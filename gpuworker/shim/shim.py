@@ -141,8 +141,6 @@ class Shim:
     def _prepare(self) -> Command:
         """Everything but "go". Goes to the working directory itself, so that the check and the use are one."""
         _preflight(self._launch)
-        for name in ("exit.json", "cut.json"):
-            records.keep_room(self._folder, name)
         group = self._ending.group = cgroup.make(self._launch.get("cgroup", ""), self._launch.get("mark", ""))
         log = os.open("output.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600, dir_fd=self._folder)
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -142,6 +144,16 @@ def test_log_over_its_limit_keeps_head_and_end_on_host_and_control_plane(plane: 
     assert job.events.filter(type="log_cut").count() == 1
 
 
+def test_log_is_cut_also_when_the_shim_is_dead(plane: Plane, tmp_path: Path) -> None:
+    job, spec = plane.start(writer("numbered", 30, tmp_path / "digest", pause_s=0.03), log_limit_bytes=MIB)
+    folder = plane.host.folder(spec)
+    wait_until(lambda: (folder / "started.json").exists() and (folder / "output.log").exists(), 20, "it runs")
+    os.kill(json.loads((folder / "shim.json").read_text())["pid"], signal.SIGKILL)
+    wait_until(lambda: _is_small(folder / "output.log") and not (folder / "ended.json").exists(), 30, "the log is cut while it grows")
+    wait_until(lambda: plane.take_in() or (folder / "ended.json").exists(), 30, "its end")
+    assert job.attempts.count() == 1
+
+
 def test_log_that_its_command_truncates_is_told_in_an_event(plane: Plane) -> None:
     job, _ = plane.start("echo before; sleep 0.5; echo after > /dev/stderr; sleep 0.3; echo more")
     plane.ended(job)
@@ -183,7 +195,7 @@ def test_full_disk_costs_no_exit_code_and_no_agent_and_holds_the_next_job(
     with running_host(broker, small_disk) as host:
         plane = plane_of(host)
         fill = "head -c 100000000 /dev/zero > ballast; echo full >&2 || exit 5; exit 6"
-        job, spec = plane.start(fill)
+        job, _ = plane.start(fill)
         ended = plane.ended(job)
         assert (ended.state, ended.exit_code) == (JobState.FAILED, 5)  # its own print failed
         assert host.agent
