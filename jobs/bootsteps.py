@@ -33,6 +33,7 @@ EXPLAIN_AFTER_S = 0.05
 EXPLAIN_SHARE = 0.05
 """Of the scheduler's time, what telling why may take: with a long queue it happens less often."""
 LONGEST_PAUSE_S = 5.0
+SAY_EVERY_S = 60.0
 PRUNE_AFTER_S, PRUNE_EVERY_S = 60.0, 24 * 3600.0
 """After the start there is more urgent work."""
 SWITCH_S = 0.001
@@ -174,12 +175,23 @@ class IngestLoop(Loop):
         super().__init__("ingest")
         self._leadership = leadership
         self._ingest = Ingest(on_knock=scheduler.wake)
+        self._said_at = float("-inf")
 
     def turn(self) -> None:
-        if self._leadership.held:
-            self._ingest.turn()
-        else:
+        if not self._leadership.held:
             self.stopping.wait(0.2)
+            return
+        try:
+            self._ingest.turn()
+        except OSError as exc:
+            self._wait_for_room(exc)
+
+    def _wait_for_room(self, exc: OSError) -> None:
+        """Logs wait on their hosts; reports have been taken in. Said now and then: our own log lies on the same disk."""
+        if time.monotonic() - self._said_at >= SAY_EVERY_S:
+            self._said_at = time.monotonic()
+            log.error("logs cannot be stored and wait on their hosts: %s", exc, extra={"action": "log_failed"})
+        self.stopping.wait(LOOK_EVERY_S)
 
 
 class Janitor(Loop):

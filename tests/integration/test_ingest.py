@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from django.utils import timezone
 from gpuworker import protocol
 from gpuworker.protocol import EndReason
 from jobs import dispatch, drains, hostlink, lifecycle, logs
+from jobs.bootsteps import IngestLoop
 from jobs.ingest import Ingest
 from jobs.models import Attempt, Device, Host, Job
 from jobs.states import JobState, Outcome
@@ -135,6 +137,27 @@ def test_end_is_applied_although_the_log_cannot_be_stored(
     monkeypatch.undo()
     ingest.turn(100)
     assert logs.size(job.pk, 1) == 3
+
+
+def test_loop_says_a_full_disk_once_in_a_while_and_goes_on(
+    offered: Offered, host: FakeHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, spec = offered()
+
+    def full(*_: Any, **__: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logs, "append", full)
+    loop = IngestLoop(SimpleNamespace(held=True), SimpleNamespace(wake=lambda: None))  # type: ignore[arg-type]
+    loop.halt()  # its waits end at once
+    host.log(spec, b"abc")
+    host.ended(spec, log_bytes=3)
+    for _ in range(3):
+        loop.turn()
+    assert state(job) is JobState.COMPLETED
+    assert [record.message for record in caplog.records if "cannot be stored and wait" in record.message] == [
+        "logs cannot be stored and wait on their hosts: [Errno 28] No space left on device"
+    ]
 
 
 def test_log_goes_on_behind_what_its_host_has_cut_out(ingest: Ingest, offered: Offered, host: FakeHost) -> None:

@@ -42,7 +42,7 @@ def a_job(owner: User, *, days_ago: float, state: JobState = JobState.COMPLETED)
     for number in (1, 2):
         make_attempt(job, number, outcome="completed", ended_at=NOW)
         logs.append(job.pk, number, 0, b"x" * 10_000)
-    put_into(job, state, ended_at=NOW - timedelta(days=days_ago) if state is not JobState.RUNNING else None)
+    put_into(job, state, ended_at=NOW - timedelta(days=days_ago))
     return job
 
 
@@ -56,7 +56,7 @@ def stored(*those: Job) -> list[int]:
 
 def test_logs_of_jobs_that_ended_long_ago_go_and_the_jobs_stay(ann: User, home: Path) -> None:
     old, young = a_job(ann, days_ago=91), a_job(ann, days_ago=89)
-    running = a_job(ann, days_ago=0, state=JobState.RUNNING)
+    running = a_job(ann, days_ago=91, state=JobState.RUNNING)
     events = JobEvent.objects.count()
     pruned = prune()
     assert (pruned.jobs, pruned.log_bytes > 0) == (1, True)

@@ -88,6 +88,7 @@ def test_setting_is_read(name: str, text: str, value: object) -> None:
         ("AUTOTRAINER_HEARTBEAT_S", "inf", "must be a positive number"),
         ("AUTOTRAINER_KILL_GRACE_S", "ten", "is not a number of seconds"),
         ("AUTOTRAINER_LOG_LIMIT", "much", "is not a size"),
+        ("AUTOTRAINER_LOG_LIMIT", "63KiB", "is too little: give 64KiB or more"),
         ("AUTOTRAINER_RETENTION_DAYS", "0", "give 1 or more"),
         ("AUTOTRAINER_OPEN_LAB", "maybe", "neither true nor false"),
         ("AUTOTRAINER_HOST", "-gpu", "is not a host name"),
