@@ -34,7 +34,7 @@ _FILTERS = [
     OpenApiParameter("ordering", str, description=f"One of {', '.join(ORDERINGS)}; with - before it backwards."),
 ]
 _KEY = OpenApiParameter(
-    "Idempotency-Key", str, OpenApiParameter.HEADER, description="The same key and body answer with the same job, however often sent."
+    "Idempotency-Key", str, OpenApiParameter.HEADER, description="For a week, the same key and body answer with the same job."
 )
 
 
