@@ -22,6 +22,9 @@ from gpuworker.canary import Ear, start_over
 from gpuworker.claims.store import LEFT_OVER_AFTER_S, ClaimStore
 from gpuworker.commands import Stops
 from gpuworker.devices import make_backend, sim_dir
+from gpuworker.devices.base import machine_lock_folder
+from gpuworker.hotswap import uncovered, ways
+from gpuworker.hotswap.orders import HotSwap
 from gpuworker.inventory import Inventory
 from gpuworker.launcher import Launcher
 from gpuworker.link import connect
@@ -57,11 +60,13 @@ class Agent:
         self._relay = Relay(self.link, lambda tail: self._recovery.handed_over(tail))
         claims = ClaimStore(self.link.client, config.host)
         self._parts = Parts(self._inventory, claims, Reporter(self.link), self._relay, roster, self._send_beat)
+        self._hotswap = HotSwap(config, self.link.client, lock_folder=machine_lock_folder(), way=ways.choose(config.host_home))
         self._launcher = Launcher(
             config,
             lock_folder=backend.lock_folder,
             sim_dir=sim_dir(config) if backend.source == "simulated" else None,
             group_parent=groups.parent_for(),
+            hotswap=self._hotswap,
         )
         self.runner = Runner(self._parts, self._launcher, folder)
         self._recovery = Recovery(config, self._parts, self.runner, publish)
@@ -90,6 +95,7 @@ class Agent:
             ("repeat", REPEAT_EVERY_S, self._repeat),
             ("recovery", LOOK_EVERY_S, self._recovery.take_over),
             ("prune", PRUNE_EVERY_S, self._recovery.prune),
+            ("overlays", LOOK_EVERY_S, self._look_at_overlays),
         ):
             threading.Thread(target=self._forever, args=(name, every_s, chore), name=name, daemon=True).start()
 
@@ -172,6 +178,8 @@ class Agent:
             disk_free_bytes=room.free_bytes if room else None,
             disk_least_bytes=room.least_bytes if room else None,
             kill_level="cgroup" if self._launcher.group_parent else "subreaper",
+            swap_way=self._hotswap.way.name,
+            swap_note=self._hotswap.way.note,
         )
 
     def _with_locks(self, devices: tuple[DeviceReading, ...]) -> tuple[DeviceReading, ...]:
@@ -180,6 +188,11 @@ class Agent:
         return tuple(
             _busy(d) if d.allocatable and d.uuid not in ours and _locked(self._backend.lock_folder, d.uuid) else d for d in devices
         )
+
+    def _look_at_overlays(self) -> None:
+        for one in self._parts.roster.living():
+            if one.spec.swaps:
+                one.uncovered = tuple(dict.fromkeys((*one.uncovered, *uncovered.targets(one.attempt))))
 
     def _repeat(self) -> None:
         self.runner.watcher.release_again()

@@ -21,6 +21,8 @@ from typing import Any
 
 from gpuworker import protocol, settings
 from gpuworker.attempts import AttemptDir, AttemptState, TakenDevice, attempts_folder, make_private, valid_key
+from gpuworker.hotswap import ways
+from gpuworker.hotswap.orders import ContentMissing, HotSwap
 from gpuworker.protocol import Spec
 from gpuworker.shim import locks, processes, records
 from gpuworker.shim.ending import STUCK_AFTER_S
@@ -74,6 +76,7 @@ class Launcher:
         *,
         lock_folder: Path,
         sim_dir: Path | None = None,
+        hotswap: HotSwap | None = None,
         group_parent: str = "",
         stuck_after_s: float = STUCK_AFTER_S,
     ) -> None:
@@ -82,6 +85,7 @@ class Launcher:
         `group_parent`: the folder for the attempts' control groups; empty where none can be made.
         """
         self._settings = config
+        self._hotswap = hotswap or HotSwap(config, None, lock_folder=lock_folder, way=ways.Way(ways.JOURNAL))
         self.group_parent, self._stuck_after_s = group_parent, stuck_after_s
         self._lock_folder = lock_folder
         self._sim_dir = sim_dir
@@ -103,11 +107,15 @@ class Launcher:
             return LaunchRefused("bad_spec", f"{key!r} cannot name an attempt.")
         attempt = AttemptDir(attempts_folder(self._settings) / key)
         try:
+            contents = self._hotswap.fetch(spec)
+        except ContentMissing as exc:
+            return LaunchRefused("content_missing", str(exc))
+        try:
             with self._mutex:  # Else two dispatches of one job could each miss the other's directory.
                 refusal = self._take_token(attempt)
         except OSError as exc:
             return LaunchRefused("host_storage", f"The attempt directory could not be made: {exc}.")
-        return refusal or self._launch(attempt, spec, taken, sealed)
+        return refusal or self._launch(attempt, spec, taken, sealed, contents)
 
     def _take_token(self, attempt: AttemptDir) -> Duplicate | LaunchRefused | None:
         if attempt.path.is_dir():
@@ -128,10 +136,13 @@ class Launcher:
         others = (AttemptDir(folder / name) for name in names if name.startswith(f"{attempt.job}.") and name != attempt.key)
         return next((other for other in others if _may_live(other)), None)
 
-    def _launch(self, attempt: AttemptDir, spec: Spec, taken: Sequence[TakenDevice], sealed: str) -> LaunchedOrRefused:
+    def _launch(
+        self, attempt: AttemptDir, spec: Spec, taken: Sequence[TakenDevice], sealed: str, contents: Mapping[str, bytes]
+    ) -> LaunchedOrRefused:
         listed = [[device.uuid, device.index, device.mask] for device in taken]
         try:
             attempt.write("spec.json", {"sealed": sealed, "body": spec.body(), "taken": listed}, durable=False)
+            self._hotswap.lay_out(attempt, spec, contents)
             attempt.write("launch.json", self._order(attempt.key, spec, taken), durable=False)
             for name in ROOM_FOR:
                 records.keep_room(attempt.path, name)
@@ -161,7 +172,8 @@ class Launcher:
             "shell": self._settings.shell,
             "working_dir": spec.working_dir,
             "environment": spec.environment,
-            "env": compose_env(spec, taken, config=self._settings, sim_dir=self._sim_dir, inherited=os.environ),
+            "env": compose_env(spec, taken, config=self._settings, sim_dir=self._sim_dir, inherited=os.environ)
+            | self._hotswap.variables(spec),
             "locks": [locks.lock_path(self._lock_folder, uuid) for uuid in uuids],
             "time_limit_s": spec.time_limit_s,
             "kill_grace_s": spec.kill_grace_s,
@@ -169,6 +181,7 @@ class Launcher:
             "mark": key,
             "cgroup": self.group_parent,
             "stuck_after_s": self._stuck_after_s,
+            **self._hotswap.order(spec),
         }
 
 

@@ -15,6 +15,7 @@ Redis, all below `autotrainer:` (Celery's own keys carry the same prefix through
     host:<name>:acks      stream, field `e`: a sealed Ack; bounded, the host reads on from where it was
     host:<name>:claims    hash, device UUID -> "<attempt key> <fence> <unix ms of the last renewal>"
     host:<name>:fences    hash, job UID -> the highest fence that ever claimed on this host
+    content:<sha256>      string, a file that a job swaps in; beside its spec, which names it by its hash; expires soon
     host:<name>:canary    string, the sealed Canary that was last put into the host's queue, expires with it
     since                 string, "<run id> <unix ms>": since when this Redis has lost nothing, as the leader saw it
     wake                  stream, empty entries: the bell of the scheduler: whoever changes what may start rings it
@@ -59,6 +60,9 @@ DEAF_AFTER_S = 1.5 * CANARY_EVERY_S
 LOG_CHUNK_BYTES = 64 * 1024
 BEAT_LIFETIME_S = 3600
 """Expiry of a heartbeat's key. What is left of it tells its age by one clock for all: Redis's."""
+
+CONTENT_LIFETIME_S = 180
+"""Put there anew with each offer. A host that comes too late refuses, and the next offer brings it again."""
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -131,6 +135,10 @@ def canary_key(host: str) -> str:
 
 def since_key() -> str:
     return f"{KEY_PREFIX}since"
+
+
+def content_key(sha256: str) -> str:
+    return f"{KEY_PREFIX}content:{sha256}"
 
 
 def attempt_key(job: str, attempt: int, fence: int) -> str:
@@ -218,6 +226,17 @@ def _signed(version: int, kind: Kind, host: str, body: bytes, mac: str, keys: Se
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Swap(Message):
+    """A file that a job sees in the place of another: `source` is a path on the host, else the content is named by its hash."""
+
+    target: str
+    """Relative to the working directory."""
+    source: str = ""
+    sha256: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(Message):
     """One dispatch of one attempt: everything that a host needs to start it. Lives until `expires_at` (unix seconds)."""
 
@@ -243,6 +262,7 @@ class Spec(Message):
     retry_on_oom: bool = True
     log_limit_bytes: int | None = None
     """What is over it is cut out of the middle of the log (gpuworker.disks). None: nothing is."""
+    swaps: tuple[Swap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +284,32 @@ class DeviceRef(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Swapped(Message):
+    """What the host did for one swap."""
+
+    target: str
+    way: str
+    """mount: only this job sees it. journal: the file itself was replaced, its original lies beside it."""
+    absent: bool = False
+    diff: str = ""
+    """Unified, against the original as it was then; bounded. Empty where it is not text, or too large."""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutBack(Message):
+    """How a swap ended: restored, removed (it was absent before), untouched (mount), conflict, lost or failed."""
+
+    target: str
+    way: str
+    result: str
+    path: str = ""
+    kept: str = ""
+    """Where the original lies after a conflict."""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Message):
     """The command runs (its `go` was given). Times are unix seconds by the host's clock."""
 
@@ -275,6 +321,7 @@ class Started(Message):
     pid: int
     start_ticks: int
     started_at: float
+    swapped: tuple[Swapped, ...] = ()
 
 
 class EndReason(enum.StrEnum):
@@ -314,6 +361,7 @@ class Ended(Message):
     """The command truncated its own log: what was relayed before is kept, what came next follows on it."""
     log_cut_bytes: int = 0
     """How much of the middle of the log was cut out, since it was over its limit."""
+    put_back: tuple[PutBack, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -427,6 +475,8 @@ class AttemptReading(Message):
     """The job's, for a control plane that does not know it."""
     devices: tuple[str, ...] = ()
     """UUIDs of what it holds."""
+    uncovered: tuple[str, ...] = ()
+    """Targets whose overlay somebody outside has ended by replacing the file: the job sees the file itself now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -450,6 +500,10 @@ class Beat(Message):
     disk_least_bytes: int | None = None
     """With less than this free nothing new starts there."""
     kill_level: str = ""  # how trees are ended here: `cgroup` (nobody gets away), or `subreaper`
+    swap_way: str = ""
+    """mount or journal: how this host swaps files."""
+    swap_note: str = ""
+    """Why not by mount."""
 
 
 def backoff_s(base_s: float, retries: int, *, seed: str) -> float:

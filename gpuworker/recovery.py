@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuworker import protocol
 from gpuworker.attempts import AttemptDir, AttemptState, all_attempts
+from gpuworker.hotswap import told
 from gpuworker.protocol import Ack, AttemptReading, BadMessage, Ended, EndReason, Kind, Refused, Spec
 from gpuworker.roster import Supervised
 from gpuworker.shim import processes
@@ -120,6 +121,8 @@ class Recovery:
     # --- one directory --------------------------------------------------------------------------------------------------
 
     def _look_at(self, attempt: AttemptDir) -> None:
+        if told.owes(attempt) and not attempt.shim_alive() and not attempt.tree():
+            told.put_back(attempt)  # Here and now: before the first new job sees the files.
         if attempt.acknowledged(Kind.ENDED) or attempt.acknowledged(Kind.REFUSED):
             self._log_only(attempt)
             return
@@ -137,7 +140,8 @@ class Recovery:
     def _log_only(self, attempt: AttemptDir) -> None:
         """Nothing is owed any more but perhaps the rest of its log."""
         if attempt.acknowledged(Kind.LOG) or attempt.acknowledged(Kind.REFUSED):
-            self._settled.add(attempt.key)
+            if not told.owes(attempt):  # A file that could not be put back is tried again.
+                self._settled.add(attempt.key)
         elif not self._parts.relay.has(attempt.key):
             self._runner.relay_ended(attempt)
 

@@ -31,6 +31,8 @@ class Supervised:
     stop_grace_s: float | None = None
     """Somebody asked for its end, with this grace."""
     tree_empty: bool = False
+    uncovered: tuple[str, ...] = ()
+    """Targets whose overlay somebody outside has ended."""
     ended: Ended | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -50,6 +52,7 @@ class Supervised:
             running=not self.tree_empty,
             log_bytes=self.tail.log_bytes if self.tail else 0,
             oom_detected=self.tail.oom.found if self.tail else False,
+            uncovered=self.uncovered,
         )
 
 

@@ -18,6 +18,7 @@ import redis
 
 from gpuworker import hostmemory
 from gpuworker.attempts import AttemptState, ShimClient, ShimGone
+from gpuworker.hotswap import told
 from gpuworker.outliving import await_empty
 from gpuworker.protocol import BadMessage, DeviceReading, Ended, EndReason, Kind, Refused, Started, Stuck
 from gpuworker.shim import processes
@@ -100,6 +101,8 @@ class Watcher:
     def refused(self, one: Supervised) -> None:
         """Its refused.json is there: it never started and never will."""
         record = one.attempt.record("refused.json") or {}
+        if not one.attempt.shim_alive():
+            told.put_back(one.attempt)
         one.tree_empty = True
         self.release(one.key)
         if one.tail:
@@ -185,6 +188,7 @@ class Watcher:
             pid=started["pid"],
             start_ticks=started["start_ticks"],
             started_at=started["started_at"],
+            swapped=told.swapped(one.attempt),
         )
         self._parts.reporter.send(report)
 
@@ -222,8 +226,9 @@ class Watcher:
         """Its tree is empty: the rest of the log, the devices, the claim, the report, in this order."""
         if one.tail:
             self._parts.relay.finish(one.tail)
+        put_back = [result.body() for result in told.put_back(one.attempt)]
         one.tree_empty = True
-        report = _report(one, ended, self._unclean(one))
+        report = _report(one, {**ended, "put_back": put_back}, self._unclean(one))
         self.release(one.key)
         self._parts.reporter.send(report)
         try:

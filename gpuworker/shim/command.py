@@ -4,26 +4,51 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from gpuworker.shim import hostmemory
 from gpuworker.shim.cgroup import Group
 
 
+class NotPrepared(Exception):
+    """The child could not do what it had to do before "go"; it has ended."""
+
+
 class Command:
     """A child that has not been let go yet. `group`: the one it is in, so that all it will ever fork is; None for none."""
 
-    def __init__(self, launch: Mapping[str, Any], log: int, locks: Sequence[int], group: Group | None = None) -> None:
-        """Fork it in the present working directory; it inherits the log as stdout and stderr, and the locks."""
+    def __init__(
+        self,
+        launch: Mapping[str, Any],
+        log: int,
+        locks: Sequence[int],
+        group: Group | None = None,
+        first: Callable[[], None] | None = None,
+    ) -> None:
+        """Fork it in the present working directory; it inherits the log as stdout and stderr, and the locks.
+
+        `first` is done in the child, and waited for. Raises NotPrepared where that raised.
+        """
+        ready, told = os.pipe() if first else (-1, -1)
         go, self._go = os.pipe()
         self._failure, failure = os.pipe()
         self.pid, self.group = _fork(group)
         if self.pid == 0:
             os.close(self._go)  # Else it would not notice that the shim has died before "go".
+            if first:
+                os.close(ready)
+                _prepare(first, told)
             _become(launch, go=go, failure=failure, log=log, locks=locks)
         os.close(go)
         os.close(failure)
+        if first:
+            os.close(told)
+            with open(ready, "rb") as file:
+                why = file.read().decode(errors="replace")
+            if why:
+                self.forget()
+                raise NotPrepared(why)
 
     def go(self) -> OSError | None:
         """Let it run; what kept the shell from being executed, else None."""
@@ -54,6 +79,16 @@ def _fork(group: Group | None) -> tuple[int, Group | None]:
         group.remove()
         return pid, None
     return pid, group
+
+
+def _prepare(first: Callable[[], None], told: int) -> None:
+    """In the child: do it, or say why not and end. Nothing said, and the pipe closed, means done."""
+    try:
+        first()
+    except BaseException as exc:
+        os.write(told, (str(exc) or type(exc).__name__).encode())
+        os._exit(127)
+    os.close(told)
 
 
 def _become(launch: Mapping[str, Any], *, go: int, failure: int, log: int, locks: Sequence[int]) -> NoReturn:

@@ -65,15 +65,20 @@ def _take_patiently(path: str, deadline: float) -> int:
 
 def _take(path: str) -> int:
     for _ in range(10):
-        low = _open(path)
-        try:
-            fd = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _HIGH)
-        finally:
-            os.close(low)
+        fd = open_lock(path)
         if _locked(fd, path):
             return fd
         os.close(fd)
     raise Taken(f"The lock {path} is being replaced again and again.")
+
+
+def open_lock(path: str) -> int:
+    """A lock file, made where it is missing, not locked yet."""
+    low = _open(path)
+    try:
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    finally:
+        os.close(low)
 
 
 def _open(path: str) -> int:

@@ -1,7 +1,8 @@
 """One attempt's keeper: starts its command, records how it ended, ends what is left of its tree. Needs nobody.
 
-The order is the promise (docs/how-it-works.md, "Claim and start"): locks before anything of the command, started.json
-before "go", exit.json before any clean-up, an empty tree before done.json, done.json before the locks drop. Everything
+The order is the promise (docs/how-it-works.md, "Claim and start"): locks before anything of the command, swapped
+files before the fork, started.json before "go", exit.json before any clean-up, an empty tree before files are put back,
+that before done.json, done.json before the locks drop. Everything
 that somebody must know is a record in the attempt directory; the socket only saves them the waiting.
 """
 
@@ -16,10 +17,13 @@ import time
 from typing import Any
 
 from gpuworker.shim import cgroup, hostmemory, locks, processes, records
-from gpuworker.shim.command import Command
+from gpuworker.shim.command import Command, NotPrepared
 from gpuworker.shim.door import Door
 from gpuworker.shim.ending import STUCK_AFTER_S, Ending
 from gpuworker.shim.logcap import LogCap
+from gpuworker.shim.swaps.inuse import InUse
+from gpuworker.shim.swaps.paths import BadTarget
+from gpuworker.shim.swaps.swapping import Swaps
 
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -76,6 +80,7 @@ class Shim:
         self._kills_before = hostmemory.machine_kills()
         self._log_cap = LogCap(folder, self._launch.get("log_limit_bytes"))
         self._locks: list[int] = []
+        self._swaps = Swaps(self._launch, folder)
         self._pid = 0
         self._childless = True
         self._started: dict[str, Any] = {}
@@ -89,6 +94,10 @@ class Shim:
             self._start()
         except locks.Taken as exc:
             self._refuse("device_busy", str(exc))
+        except InUse as exc:
+            self._refuse("file_in_use", str(exc))
+        except BadTarget as exc:
+            self._end("launch_failed", message=str(exc))
         except LaunchFailed as exc:
             self._end("launch_failed", message=str(exc), own_fault=exc.own_fault)
         except OSError as exc:
@@ -144,12 +153,22 @@ class Shim:
         group = self._ending.group = cgroup.make(self._launch.get("cgroup", ""), self._launch.get("mark", ""))
         log = os.open("output.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600, dir_fd=self._folder)
         try:
-            command = Command(self._launch, log, self._locks, group)
+            self._swaps.prepare()
+            command = self._fork_command(log, group)
             self._ending.group = command.group
             return command
         finally:
             os.close(log)
             os.chdir("/")
+
+    def _fork_command(self, log: int, group: cgroup.Group | None) -> Command:
+        kept = [*self._locks, *self._swaps.locks]
+        if self._swaps.overlaid:
+            try:
+                return Command(self._launch, log, kept, group, self._swaps.enter)
+            except NotPrepared as exc:
+                self._swaps.fall_back(str(exc))
+        return Command(self._launch, log, kept, group)
 
     def _record_start(self) -> None:
         """On the disk before "go": the agent's spec, which it left to us to wait for, and the process that it becomes."""
@@ -265,6 +284,7 @@ class Shim:
         self._log_cap.look()
         for name in ("exit.json", "cut.json"):
             records.give_up_room(self._folder, name)
+        self._swaps.put_back()  # The tree is empty: nobody of ours sees the files any more.
         try:
             records.write_record(self._folder, "done.json", {}, durable=False)  # After a power cut the boot id tells the same.
         except OSError as exc:
