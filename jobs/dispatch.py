@@ -23,7 +23,7 @@ from jobs.models import Attempt, Job
 from jobs.scheduling import reasons
 from jobs.scheduling.placement import Placement, Planner, Request, Waiting
 from jobs.scheduling.reasons import Parent, Reason
-from jobs.states import JobState
+from jobs.states import JobState, WaitReason
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +226,8 @@ class Explanation:
         if row.begin_at and row.begin_at > now:
             return reasons.begin_time(row.begin_at, now=now, zone=zone)
         if row.not_before and row.not_before > now:
+            if row.told[0] == WaitReason.FILE_IN_USE:
+                return None  # The host has said it, and who has the file.
             retry = 0 if row.faults and not row.retries_spent else row.retries_spent
             return reasons.backoff(row.not_before, retry=retry, max_retries=row.max_retries, attempt=row.attempt, now=now, zone=zone)
         if self._planner.ask(job):

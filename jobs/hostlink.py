@@ -23,6 +23,7 @@ from kombu.exceptions import OperationalError
 
 from gpuworker import protocol
 from gpuworker.protocol import Ack, Beat, Kind, Spec, Stop
+from jobs import swaps
 
 if TYPE_CHECKING:
     from jobs.models import Attempt, Job
@@ -99,7 +100,20 @@ def _bell(url: str) -> redis.Redis:
 def offer(job: Job, spec: Spec, host: str) -> bool:
     """Put a dispatch into its host's queue under the job's own Celery task id."""
     sealed = protocol.seal(Kind.SPEC, host, spec.body(), host_key(host))
+    if not _lay_out(swaps.contents(spec), job):
+        return False
     return _publish(protocol.host_queue(host), job, args=[str(job.uid), sealed], retries=spec.retries_spent)
+
+
+def _lay_out(contents: Mapping[str, bytes], job: Job) -> bool:
+    """Put the files of a spec beside it; the host checks them against the hashes that it names."""
+    try:
+        for sha256, data in contents.items():
+            client().set(protocol.content_key(sha256), data, ex=protocol.CONTENT_LIFETIME_S)
+    except redis.RedisError as exc:
+        log.warning("Redis took no files: %s", exc, extra={"action": "publish", "job_id": job.pk})
+        return False
+    return True
 
 
 def _publish(queue: str, job: Job, *, args: list[str], retries: int, again: bool = True) -> bool:

@@ -18,12 +18,16 @@ from django.utils import timezone
 
 from gpuworker import protocol
 from gpuworker.protocol import Ended, Refused, Started
-from jobs import hostlink, settlement
+from jobs import hostlink, settlement, swaps
 from jobs.models import Attempt, Dispatch, Job, JobEvent, User
 from jobs.settlement import moment
 from jobs.states import ACTIVE, WAITING, JobState, WaitReason, may_follow
 
 log = logging.getLogger(__name__)
+
+FILE_WAIT_S, LONGEST_FILE_WAIT_S = 5.0, 600.0
+_TRY_LATER = {"file_in_use": WaitReason.FILE_IN_USE, "content_missing": WaitReason.BACKOFF}
+"""Refusals that would only be repeated: the code, and why the job waits."""
 
 on_wake: list[Callable[[], None]] = []
 """Called after a commit that may let a job start; the scheduler of this process adds its own."""
@@ -41,6 +45,7 @@ def submit(owner: User, fields: Mapping[str, Any], *, after: Collection[Job] = (
     """A new job of `owner` from validated fields. It is safe on disk when this returns; the scheduler is told on commit."""
     state = JobState.HELD if hold else JobState.QUEUED
     with transaction.atomic():
+        fields = _with_contents(fields, owner)
         job = Job.objects.create(owner=owner, state=state, created_at=timezone.now(), **(_held_by(owner) if hold else {}), **fields)
         if after:
             job.after.set(after)
@@ -49,9 +54,15 @@ def submit(owner: User, fields: Mapping[str, Any], *, after: Collection[Job] = (
     return job
 
 
+def _with_contents(fields: Mapping[str, Any], owner: User) -> Mapping[str, Any]:
+    """The contents of swapped files are stored with the job, in the same transaction."""
+    return {**fields, "swaps": swaps.kept(fields["swaps"], owner)} if fields.get("swaps") else fields
+
+
 def edit(job: Job, changes: Mapping[str, Any], *, after: Collection[Job] | None = None, actor: User) -> bool:
     """Change a job that has not started; False if it has."""
     with transaction.atomic():
+        changes = _with_contents(changes, job.owner)
         if Job.objects.filter(pk=job.pk, state__in=WAITING, attempts__isnull=True).update(**(changes or {"name": F("name")})) != 1:
             return False
         if after is not None:
@@ -194,6 +205,7 @@ def spec_of(job: Job, attempt: Attempt) -> protocol.Spec:
         retry_delay_s=job.retry_delay_s,
         retry_on_oom=job.retry_on_oom,
         log_limit_bytes=settings.AUTOTRAINER.log_limit_bytes,
+        swaps=tuple(protocol.Swap(**swap) for swap in job.swaps),
     )
 
 
@@ -204,6 +216,16 @@ def renew_offer(attempt: Attempt, *, now: datetime) -> bool:
     if open_offer.update(offer_expires_at=expires_at) != 1:
         return False
     attempt.offer_expires_at = expires_at
+    return True
+
+
+def overlay_ended(attempt: Attempt, target: str) -> bool:
+    """Somebody replaced a file outside, which ends its overlay inside; said once for each target."""
+    told = JobEvent.objects.filter(job_id=attempt.job_id, attempt=attempt.number, type="overlay_ended", data__target=target)
+    if told.exists():
+        return False
+    message = f"{target} was replaced by somebody while attempt {attempt.number} runs: it sees the file itself now, not the swapped one."
+    _event(attempt.job_id, "overlay_ended", message, attempt=attempt.number, data={"target": target})
     return True
 
 
@@ -260,6 +282,9 @@ def started(report: Started, *, host: str) -> bool:
         if not moved:  # a cancel came first: the state stays `stopping`, the fact is still told
             _event(attempt.job_id, "attempt_started", message, attempt=attempt.number, data={"devices": devices})
             transaction.on_commit(lambda: send_stop(attempt.job_id), robust=True)
+        if report.swapped:
+            message, data = swaps.told_swapped(attempt.number, report.swapped)
+            _event(attempt.job_id, "files_swapped", message, attempt=attempt.number, data=data)
     return True
 
 
@@ -268,13 +293,24 @@ def refused(report: Refused, *, host: str) -> bool:
     attempt = open_attempt(report.job, report.attempt, report.fence, host)
     if attempt is None or attempt.started_at is not None:
         return False
-    return withdraw(attempt, f"{host} refused it: {report.message}")
+    return withdraw(attempt, f"{host} refused it: {report.message}", **_later(attempt, report))
 
 
-def withdraw(attempt: Attempt, reason: str) -> bool:
+def _later(attempt: Attempt, report: Refused) -> dict[str, Any]:
+    """Columns for a job that would be refused again at once: it waits a little, longer each time, or until the file is free."""
+    if report.code not in _TRY_LATER:
+        return {}
+    before = Dispatch.objects.filter(job_id=attempt.job_id, attempt_number=attempt.number).exclude(refusal="").count()
+    delay_s = min(LONGEST_FILE_WAIT_S, FILE_WAIT_S * 2 ** min(before, 10))
+    wait = {"not_before": timezone.now() + timedelta(seconds=delay_s), "wait_message": report.message[:1000]}
+    return wait | {"wait_code": _TRY_LATER[report.code]}
+
+
+def withdraw(attempt: Attempt, reason: str, **later: Any) -> bool:
     """Take back a dispatch that provably never started; the attempt number is used again.
 
-    At once, the first time; where hosts go on refusing it, later and later, or the two would do nothing else.
+    At once, the first time; where hosts go on refusing it, later and later, or the two would do nothing else. `later`:
+    the columns of a wait that has a reason of its own.
     """
     with transaction.atomic():
         _locked(attempt.job_id)
@@ -285,7 +321,7 @@ def withdraw(attempt: Attempt, reason: str) -> bool:
         if _end(attempt.job_id, {JobState.STOPPING}, JobState.CANCELLED, "Cancelled before it started.", attempt=attempt.number):
             return True
         message = f"Back in the queue: {reason}"
-        _move(attempt.job_id, {JobState.STARTING}, JobState.QUEUED, "requeued", message, attempt=attempt.number, **waiting)
+        _move(attempt.job_id, {JobState.STARTING}, JobState.QUEUED, "requeued", message, attempt=attempt.number, **(waiting | later))
         _wake_on_commit()
     return True
 
@@ -321,6 +357,10 @@ def ended(report: Ended, *, host: str) -> bool:
         )
         if closed != 1:
             return False
+        for kind, message, data in swaps.told_put_back(attempt.number, report.put_back):
+            _event(job.pk, kind, message, attempt=attempt.number, data=data)
+        if report.put_back:  # Who waited for these files need not wait for their next try.
+            Job.objects.filter(state=JobState.QUEUED, wait_code=WaitReason.FILE_IN_USE).update(not_before=None)
         to = settlement.settle(job, report, now=timezone.now())
         old = {JobState(job.state)} & ACTIVE
         for kind, message in settlement.about_log(report):

@@ -76,6 +76,7 @@ class Reconciler:
             give_up_dependents()
             orphans.hold_their_jobs(fresh)
             self._probe.look(fresh)
+            _tell_ended_overlays(fresh, attempts)
         _stop_leftovers(fresh)
 
     @contextmanager
@@ -192,3 +193,11 @@ def _stop_leftovers(fresh: Mapping[str, Heard]) -> None:
             log.warning("%s still runs %s, which is over: stopping it", host, key, extra={"action": "leftover_stopped"})
             grace_s = settings.AUTOTRAINER.kill_grace_s
             hostlink.stop_on(host, job=str(uid), attempt=number, fence=fence, kill_grace_s=grace_s)
+
+
+def _tell_ended_overlays(fresh: Mapping[str, Heard], attempts: list[Attempt]) -> None:
+    """Say where a job sees a swapped file no more, because somebody replaced the file outside."""
+    uncovered = {a.fence: a.uncovered for h in fresh.values() for a in h.beat.attempts if a.uncovered}
+    for attempt in attempts:
+        for target in uncovered.get(attempt.fence, ()):
+            lifecycle.overlay_ended(attempt, target)

@@ -13,7 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Q
 
-from jobs import capacity, fields
+from jobs import capacity, fields, swaps
 from jobs.fields import Field
 from jobs.models import Host, Job, User
 from jobs.states import TERMINAL, JobState, OnHostLoss
@@ -62,7 +62,7 @@ FIELDS: dict[str, Field] = {
     "after": Field(fields.job_ids, _list(_whole(1, 2**63 - 1)), "Numbers of jobs that must complete first."),
     "hosts": Field(fields.host_names, _list({"type": "string"}), "Allowed hosts; empty: all."),
     "env": Field(fields.variables, {"type": "object", "additionalProperties": {"type": "string"}}, "Variables for the command."),
-    "swaps": Field(fields.not_yet([], "swap files"), _list({"type": "object"}), "Not in this version."),
+    "swaps": Field(swaps.reader(settings.BASE_DIR), swaps.SCHEMA, "Files that this job sees in the place of others."),
     "artifacts": Field(fields.not_yet([], "collect artifacts"), _list({"type": "string"}), "Not in this version."),
     "notify": Field(fields.not_yet([], "send mail"), _list({"type": "string"}), "Not in this version."),
     "on_host_loss": Field(_on_host_loss, {"type": "string", "enum": ["wait"], "default": "wait"}, "requeue: not in this version."),
@@ -103,6 +103,8 @@ def validate(data: Mapping[str, Any], *, owner: User, partial: bool = False, ins
     merged = ({name: getattr(instance, name) for name in ("min_gpus", "max_gpus", "gpu_memory_mib", "hosts")} if instance else {}) | read
     _check_counts(merged, errors)
     parents = _parents(read, instance, errors)
+    if wrong := swaps.unknown_hash(read.get("swaps", ()), owner, instance.swaps if instance else ()):
+        errors["swaps"] = [wrong]
     if not errors and (not partial or read.keys() & {"min_gpus", "gpu_memory_mib", "hosts"}):
         _check_inventory(merged, errors)
     if errors:

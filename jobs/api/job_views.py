@@ -9,14 +9,16 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
+from django.http import Http404, HttpResponse
 from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.exceptions import PermissionDenied, ValidationError
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from jobs import access, actions, lifecycle, submission
+from jobs import access, actions, lifecycle, submission, swaps
 from jobs.api import schemas
 from jobs.api.base import ApiView, LongPages, Pages, body_of, job_or_404, no_fields, own_job_or_403, person
 from jobs.api.errors import Conflict, invalid
@@ -119,6 +121,18 @@ class JobEventsView(ApiView, GenericAPIView[JobEvent]):
         job = own_job_or_403(request, id)
         page = self.paginate_queryset(job.events.select_related("actor").order_by("id")) or []
         return self.get_paginated_response([event_body(event) for event in page])
+
+
+class JobSwapView(ApiView):
+    """The content of a job's swap, counted from 1, as it was handed in."""
+
+    @extend_schema(operation_id="jobs_swap", responses={(200, "text/plain"): OpenApiTypes.STR})
+    def get(self, request: Request, id: int, number: int) -> HttpResponse:
+        rows = own_job_or_403(request, id).swaps
+        data = swaps.content_of(rows[number - 1]) if 0 < number <= len(rows) else None
+        if data is None:
+            raise Http404
+        return HttpResponse(data, content_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
 
 
 # --- submit once --------------------------------------------------------------------------------------------------------

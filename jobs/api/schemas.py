@@ -52,6 +52,13 @@ class AttemptBody(Body):
     )
 
 
+class SwapBody(Body):
+    target = s.CharField(help_text="Relative to the working directory.")
+    source = s.CharField(required=False, help_text="A path on the host.")  # type: ignore[assignment] # a field, not the base's
+    sha256 = s.CharField(required=False, help_text="Of a content that was handed in; jobs/{id}/swaps/{number}/ has it.")
+    size = s.IntegerField(required=False, help_text="Bytes of that content.")
+
+
 class JobBody(Body):
     id = s.IntegerField()
     uid = s.UUIDField()
@@ -83,7 +90,7 @@ class JobBody(Body):
     after = s.ListField(child=s.IntegerField())
     hosts = s.ListField(child=s.CharField())
     env = s.DictField(child=s.CharField(), allow_null=True, help_text="null in others' jobs")
-    swaps = s.ListField(child=s.DictField(), allow_null=True)
+    swaps = SwapBody(many=True, allow_null=True)
     artifacts = s.ListField(child=s.CharField(), allow_null=True)
     notify = s.ListField(child=s.CharField(), allow_null=True)
     on_host_loss = s.ChoiceField(choices=[str(each) for each in OnHostLoss])

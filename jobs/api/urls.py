@@ -19,6 +19,7 @@ urlpatterns = [
     path("jobs/<int:id>/release/", _action(action="release")),
     path("jobs/<int:id>/resubmit/", _action(action="resubmit")),
     path("jobs/<int:id>/events/", job_views.JobEventsView.as_view()),
+    path("jobs/<int:id>/swaps/<int:number>/", job_views.JobSwapView.as_view()),
     path("jobs/<int:id>/log/", log_views.LogView.as_view()),
     path("jobs/<int:id>/log/stream/", stream.log_stream),
     path("hosts/", host_views.HostsView.as_view()),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from jobs.models.content import Content
 from jobs.models.host import Device, Host
 from jobs.models.job import Attempt, Dispatch, IdempotencyKey, Job, JobEvent
 from jobs.models.leader import Leader
 from jobs.models.signin import OneTimeLink
 from jobs.models.user import User
 
-__all__ = ["Attempt", "Device", "Dispatch", "Host", "IdempotencyKey", "Job", "JobEvent", "Leader", "OneTimeLink", "User"]
+__all__ = ["Attempt", "Content", "Device", "Dispatch", "Host", "IdempotencyKey", "Job", "JobEvent", "Leader", "OneTimeLink", "User"]

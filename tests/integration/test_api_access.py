@@ -22,6 +22,7 @@ from tests.integration.rest import Rest, errors, known_host, make_attempt, make_
 pytestmark = pytest.mark.django_db
 
 SECRET = "a-secret-3b1c"
+SWAPS = [{"target": f"{SECRET}.py", "content": SECRET}]
 PUBLIC = {"/api/v1/auth/login/", "/api/v1/schema/", "/api/v1/docs/"}
 
 
@@ -34,7 +35,7 @@ def empty_logs(settings: Any, tmp_path: Path) -> None:
 def anns() -> Job:
     """A running job of ann with her secret in all that is hers alone, and a log."""
     known_host("gpu-a", 24)
-    job = make_job(person("ann"), command=f"echo {SECRET}", working_dir=f"/{SECRET}", env={"A": SECRET})
+    job = make_job(person("ann"), command=f"echo {SECRET}", working_dir=f"/{SECRET}", env={"A": SECRET}, swaps=SWAPS)
     make_attempt(job, message=f"/{SECRET} is missing")
     put_into(job, JobState.RUNNING)
     logs.append(job.pk, 1, 0, SECRET.encode())
@@ -47,7 +48,7 @@ def operations() -> list[tuple[str, str]]:
 
 
 def filled(path: str, job: Job) -> str:
-    return path.replace("{id}", str(job.pk)).replace("{name}", "gpu-a").replace("{uuid}", "GPU-gpu-a-0")
+    return path.replace("{id}", str(job.pk)).replace("{number}", "1").replace("{name}", "gpu-a").replace("{uuid}", "GPU-gpu-a-0")
 
 
 CONTRACT = """GET jobs/ · POST jobs/ · GET jobs/{id}/ · PATCH jobs/{id}/ · POST jobs/{id}/cancel/ · POST jobs/{id}/hold/
@@ -82,7 +83,7 @@ def test_every_call_is_401_when_the_account_is_closed(anns: Job) -> None:
 @pytest.mark.parametrize("role", [Role.SUBMITTER, Role.VIEWER])
 def test_no_call_shows_or_touches_a_job_of_somebody_else(anns: Job, role: Role) -> None:
     api = Rest(person("bob", role))
-    held = make_job(anns.owner, command=SECRET, hold=True)
+    held = make_job(anns.owner, command=SECRET, swaps=SWAPS, hold=True)
     wrong = []
     for job in (anns, held):
         for method, path in operations():

@@ -55,12 +55,11 @@ def plan(place: Place, root: str, new_sha256: str, *, number: int, dispatch: str
 
 
 def check(place: Place) -> None:
-    """Raises BadTarget or SwappedAlready where this way must not be gone; nothing has been touched then."""
+    """Raises BadTarget where this way must not be gone; nothing has been touched then."""
     if place.found is not None and place.found.st_nlink > 1:
         raise BadTarget(f"{place.target} has {place.found.st_nlink} names (hard links): swapping one of them would part them.")
     if not os.access(f"/proc/self/fd/{place.folder}", os.W_OK | os.X_OK):
         raise BadTarget(f"{place.target}: its directory is read-only here, so the file cannot be put there.")
-    find_others(place)
 
 
 def find_others(place: Place, own: str = "") -> None:
@@ -98,8 +97,11 @@ def put_back(entry: Mapping[str, Any]) -> dict[str, str]:
     try:
         folder = _folder_of(entry)
     except (FileNotFoundError, NotADirectoryError):
+        _remove_made(entry)  # A power cut may have kept the outer of two directories that were made.
         gone = entry["absent"] or not entry.get("swapped")
-        return _result(entry, "removed" if gone else "lost", note="its directory is not there any more")
+        return _result(
+            entry, ("removed" if entry["absent"] else "restored") if gone else "lost", note="its directory is not there any more"
+        )
     try:
         result = _absent_back(folder, entry) if entry["absent"] else _original_back(folder, entry)
         files.remove(entry["fresh"], folder)
@@ -255,8 +257,19 @@ def _remove_made(entry: Mapping[str, Any]) -> None:
     for depth in range(len(parts), len(parts) - len(entry["missing"]), -1):
         try:
             os.rmdir(os.path.join(entry["root"], *parts[:depth]))
+            _sync(os.path.join(entry["root"], *parts[: depth - 1]))
+        except FileNotFoundError:
+            continue
         except OSError:
             return
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _conflict(entry: Mapping[str, Any]) -> dict[str, str]:

@@ -55,7 +55,14 @@ class Swaps:
         root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         places: list[Place] = []
         try:
-            places += (paths.locate(root, swap["target"]) for swap in self._wanted)
+            for swap in self._wanted:
+                places.append(paths.locate(root, swap["target"]))
+            self._lock(places)
+            for index, place in enumerate(places):
+                places[index] = paths.locate(root, place.target)  # As it is now that nobody else may swap it.
+                place.close()
+                if self._is_journal(place) != self._is_journal(places[index]):
+                    raise InUse(f"{place.target} came or went at this moment.")
             self._check(places)
             self._put(places, os.readlink(f"/proc/self/fd/{root}"))
         finally:
@@ -106,20 +113,20 @@ class Swaps:
             os.close(fd)
             os.close(source)
 
-    def _check(self, places: list[Place]) -> None:
+    def _lock(self, places: list[Place]) -> None:
         holder = {"attempt": os.readlink(f"/proc/self/fd/{self._folder}"), "number": self._launch.get("number")}
-        for place in places:
-            alone = self._is_journal(place)
-            try:
-                if alone:
-                    journal.check(place)
-                else:
-                    journal.find_others(place)
-            except journal.SwappedAlready as exc:
-                raise InUse(str(exc)) from None
         for place in sorted(places, key=lambda place: place.target):
             alone = self._is_journal(place)
             self._held[inuse.take(self._launch["swap_locks"], place, holder, alone=alone)] = alone
+
+    def _check(self, places: list[Place]) -> None:
+        for place in places:
+            try:
+                journal.find_others(place)
+            except journal.SwappedAlready as exc:
+                raise InUse(str(exc)) from None
+            if self._is_journal(place):
+                journal.check(place)
 
     def _is_journal(self, place: Place) -> bool:
         """Nothing can be laid over a target that is absent: a placeholder would be seen by everybody, and stay after a crash."""

@@ -21,6 +21,7 @@ from jobs.models import Attempt, Job
 from jobs.states import ACTIVE, TERMINAL, HostState, JobState
 from jobs.web import loglines
 from jobs.web.people import UserRequest, live_part, signed_in
+from jobs.web.swapview import swaps_of
 from jobs.web.verdict import verdict
 
 STOP_POLLING = 286
@@ -99,7 +100,8 @@ def _context(request: UserRequest, job: Job) -> dict[str, Any]:
         "asked_attempt": bool(chosen and request.GET.get("attempt")),
         "removed": retention.removed(chosen) if may_see else "",
         "log_size": logs.size(job.pk, chosen.number) if chosen and may_see else 0,
-        "events": list(job.events.order_by("id")) if may_see else [],
+        "swaps": swaps_of(job, chosen) if may_see else [],
+        "events": list(job.events.defer("data").order_by("id")) if may_see else [],
         "parents": list(job.after.order_by("id")),
         "dependents": list(job.dependents.order_by("id")[:20]),
         "retries_left": max(0, job.max_retries - job.retries_spent),

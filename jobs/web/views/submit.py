@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
@@ -13,7 +14,7 @@ from django.views.decorators.http import require_http_methods
 from jobs import access, lifecycle, submission
 from jobs.capacity import hosts_now
 from jobs.models import Job
-from jobs.web import forms
+from jobs.web import forms, swapform
 from jobs.web.people import UserRequest, signed_in
 
 
@@ -27,7 +28,7 @@ def job_new(request: UserRequest) -> HttpResponse:
     old = _copied_from(request)
     values = forms.of_job(old) if old else forms.initial()
     given = {field.name: request.GET[field.name] for field in forms.ALL if field.name in request.GET}
-    return _page(request, values | given, {}, copied_from=old)
+    return _page(request, values | given, {}, copied_from=old, rows=swapform.of_job(old) if old else ())
 
 
 def _copied_from(request: UserRequest) -> Job | None:
@@ -42,27 +43,45 @@ def _copied_from(request: UserRequest) -> Job | None:
 def _submit(request: UserRequest) -> HttpResponse:
     typed = request.POST.dict()
     data, errors = forms.read(typed)
+    rows, unreadable = swapform.typed(typed, request.FILES.dict())
+    if swapform.MORE in typed:
+        return _page(request, typed, {}, rows=rows, more=True)
+    data["swaps"] = swapform.data(rows)
+    if unreadable:
+        errors["swaps"] = unreadable
     try:
         read = submission.validate(data, owner=request.user)
     except submission.SubmissionErrors as exc:
         errors = exc.errors | errors
     if errors:
-        return _page(request, typed, errors, status=400)
+        return _page(request, typed, errors, rows=rows, status=400)
     job = lifecycle.submit(request.user, read.fields, after=read.after or (), hold=read.hold)
     return redirect("job", job.pk)
 
 
 def _page(
-    request: UserRequest, values: dict[str, str], errors: dict[str, list[str]], *, copied_from: Job | None = None, status: int = 200
+    request: UserRequest,
+    values: dict[str, str],
+    errors: dict[str, list[str]],
+    *,
+    rows: Sequence[swapform.Row] = (),
+    more: bool = False,
+    copied_from: Job | None = None,
+    status: int = 200,
 ) -> HttpResponse:
     hosts = hosts_now()
     folded = forms.bind(forms.FOLDED, values, errors)
-    known = {field.name for field in forms.ALL}
+    known = {"swaps"} | {field.name for field in forms.ALL}
     context: dict[str, Any] = {
         "page": "new",
         "inputs": forms.bind(forms.INPUTS, values, errors),
         "folded": folded,
-        "unfold": any(bound.errors or (bound.value and bound.value != bound.input.initial) for bound in folded),
+        "swap_rows": swapform.shown(rows, more=more),
+        "swap_errors": errors.get("swaps", ()),
+        "unfold": more
+        or "swaps" in errors
+        or any(not row.blank for row in rows)
+        or any(bound.errors or (bound.value and bound.value != bound.input.initial) for bound in folded),
         "errors": errors,
         "other_errors": [text for name, texts in errors.items() if name not in known for text in texts],
         "copied_from": copied_from,
