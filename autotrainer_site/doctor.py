@@ -192,7 +192,7 @@ def _redis_server(client: Any, ours: Settings) -> Iterator[tuple[Level, str]]:
 
 
 def _devices(ours: Settings) -> Iterator[tuple[Level, str]]:
-    answer = _probe()
+    answer = _probe("gpuworker.probe")
     if answer.returncode:
         yield Level.WRONG, (answer.stderr.strip().splitlines() or ["the devices cannot be read"])[-1]
         return
@@ -206,16 +206,16 @@ def _devices(ours: Settings) -> Iterator[tuple[Level, str]]:
         yield Level.OK, f"{len(found['devices'])} ({found['source']}): {names}"
 
 
-def _probe(*words: str) -> subprocess.CompletedProcess[str]:
+def _probe(module: str, *words: str) -> subprocess.CompletedProcess[str]:
     """The host's own side is asked in a process of its own: NVML is not for this one."""
-    argv = [*supervisor.PYTHON, "gpuworker.probe", *words]
+    argv = [*supervisor.PYTHON, module, *words]
     return subprocess.run(argv, cwd=installing.CHECKOUT, capture_output=True, text=True, check=False)
 
 
 def _ending(ours: Settings) -> Iterator[tuple[Level, str]]:
     """Of the running agent, since it may have been started elsewhere (a systemd unit); else of an agent started from here."""
     agent = next((service.pid for service in processes.services(ours.home) if service.name == "agent"), "self")
-    answer = _probe("--groups", str(agent))
+    answer = _probe("gpuworker.probe", "--groups", str(agent))
     parent = answer.stdout.strip()
     if answer.returncode:
         yield Level.WRONG, (answer.stderr.strip().splitlines() or ["it cannot be told how trees are ended here"])[-1]
@@ -224,6 +224,19 @@ def _ending(ours: Settings) -> Iterator[tuple[Level, str]]:
     else:
         mend = "the systemd units in deploy/ have `Delegate=yes`, which gives the agent groups"
         yield Level.NOTE, f"no control groups (v2) can be made; trees are ended by parentage and marker (subreaper): {mend}"
+
+
+def _swaps(_ours: Settings) -> Iterator[tuple[Level, str]]:
+    answer = _probe("gpuworker.hotswap.probe")
+    if answer.returncode:
+        yield Level.WRONG, (answer.stderr.strip().splitlines() or ["how files are swapped cannot be found out"])[-1]
+        return
+    way = json.loads(answer.stdout)
+    if way["name"] == "mount":
+        yield Level.OK, "a swapped file is seen by its job alone (mount namespace)"
+    else:
+        mend = "run the agent as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_*)"
+        yield Level.NOTE, f"a swapped file is seen by everybody while its job runs (no mount namespace: {way['note']}): {mend}"
 
 
 def _ports(ours: Settings) -> Iterator[tuple[Level, str]]:
@@ -258,6 +271,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("Redis", _redis),
     ("Devices", _devices),
     ("Ending", _ending),
+    ("Swaps", _swaps),
     ("Ports", _ports),
     ("Time", _time),
 )

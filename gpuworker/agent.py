@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 AGENT_VERSION = "0.1.0"
 REPEAT_EVERY_S = 5.0
 PRUNE_EVERY_S = 3600.0
+OVERLAYS_EVERY_S = 5.0
 LOCK_PATIENCE_S = 10.0
 """An agent that is leaving needs a moment; the next one waits for it."""
 
@@ -95,7 +96,7 @@ class Agent:
             ("repeat", REPEAT_EVERY_S, self._repeat),
             ("recovery", LOOK_EVERY_S, self._recovery.take_over),
             ("prune", PRUNE_EVERY_S, self._recovery.prune),
-            ("overlays", LOOK_EVERY_S, self._look_at_overlays),
+            ("overlays", OVERLAYS_EVERY_S, self._look_at_overlays),
         ):
             threading.Thread(target=self._forever, args=(name, every_s, chore), name=name, daemon=True).start()
 

@@ -13,7 +13,7 @@ from django.core.cache import cache
 from django.db.models import QuerySet
 
 from jobs.models import Job, User
-from jobs.states import Role
+from jobs.states import Role, WaitReason
 
 LOGINS_PER_MINUTE = 5
 
@@ -45,6 +45,13 @@ def sees_all_details(user: User | AnonymousUser) -> bool:
 def may_see_details(user: User | AnonymousUser, job: Job) -> bool:
     """The command, the environment, the log, the events."""
     return isinstance(user, User) and (job.owner_id == user.pk or sees_all_details(user))
+
+
+def veiled(user: User | AnonymousUser, job: Job) -> Job:
+    """The job as this person may see it in a list: why it waits names a swapped file to those who may see its swaps only."""
+    if job.wait_code == WaitReason.FILE_IN_USE and not may_see_details(user, job):
+        job.wait_message = "Waits for a file that another job has swapped."
+    return job
 
 
 def may_change(user: User | AnonymousUser, job: Job) -> bool:

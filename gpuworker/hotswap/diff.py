@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 from pathlib import Path
 
 LARGEST_FILE = 256 * 1024
@@ -21,7 +22,7 @@ def between(old: Path, new: Path, name: str, *, most: int = LARGEST_DIFF) -> tup
         text = _text(path)
         if text is None:
             return "", "It is not text, or too large to show a difference."
-        sides.append(text.splitlines(keepends=True))
+        sides.append(list(io.StringIO(text, newline="\n")))
     lines = unified(sides[0], sides[1], name)
     if not lines:
         return "", "Its content is the same as before."
@@ -70,11 +71,12 @@ def _text(path: Path) -> str | None:
     try:
         if path.stat().st_size > LARGEST_FILE:
             return None
-        return path.read_bytes().decode()
+        text = path.read_bytes().decode()
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError):
         return None
+    return None if "\0" in text else text
 
 
 def _common(one: list[str], other: list[str]) -> int:

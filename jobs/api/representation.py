@@ -40,7 +40,7 @@ def job_body(job: Job, viewer: User, *, fresh: bool = False) -> dict[str, Any]:
 
 
 def _job(job: Job, viewer: User, attempts: list[Attempt], after: list[int], position: int | None) -> dict[str, Any]:
-    details = access.may_see_details(viewer, job)
+    details, job = access.may_see_details(viewer, job), access.veiled(viewer, job)
     current = attempts[-1] if attempts else None
     return {
         **{name: getattr(job, name) for name in _AS_STORED},

@@ -44,7 +44,8 @@ def test_doctor_finds_nothing_wrong_before_the_first_start(home: Path) -> None:
     done = manage(home, "doctor", environ={"AUTOTRAINER_DEVICES": "sim:2x24GiB"})
     assert done.returncode == 0, done.stdout + done.stderr
     found = findings(done)
-    assert list(found) == ["Python", "Shell", "Permissions", "Disk", "Database", "Redis", "Devices", "Ending", "Ports", "Time"]
+    subjects = ["Python", "Shell", "Permissions", "Disk", "Database", "Redis", "Devices", "Ending", "Swaps", "Ports", "Time"]
+    assert list(found) == subjects
     assert found["Devices"][0][1].startswith("2 (simulated)")
     way = "(cgroup)" if groups.parent_for() else "(subreaper)"
     assert way in found["Ending"][0][1]

@@ -79,7 +79,7 @@ def _find(request: UserRequest, number: int) -> Job:
     job = access.visible_jobs(request.user).select_related("owner").filter(pk=number).first() if number <= LARGEST_ID else None
     if job is None:
         raise Http404
-    return job
+    return access.veiled(request.user, job)
 
 
 def _context(request: UserRequest, job: Job) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _context(request: UserRequest) -> dict[str, Any]:
         "page": "jobs",
         "query": query,
         "chips": chips,
-        "rows": _rows(found.filter(state__in=query.states()), page),
+        "rows": _rows(request, found.filter(state__in=query.states()), page),
         "total": total,
         "number": page,
         "pages": pages,
@@ -123,9 +123,9 @@ def _found(request: HttpRequest, query: Query) -> QuerySet[Job]:
     return jobs
 
 
-def _rows(jobs: QuerySet[Job], page: int) -> list[Row]:
+def _rows(request: HttpRequest, jobs: QuerySet[Job], page: int) -> list[Row]:
     shown = list(jobs.select_related("owner").order_by("-id")[(page - 1) * PER_PAGE : page * PER_PAGE])
     last = last_attempts(shown)
     queued = [job.pk for job in shown if job.state == JobState.QUEUED]
     positions = queue_positions(queued) if queued else {}
-    return [Row(job, last.get(job.pk), positions.get(job.pk)) for job in shown]
+    return [Row(access.veiled(request.user, job), last.get(job.pk), positions.get(job.pk)) for job in shown]

@@ -15,6 +15,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from jobs import access
 from jobs.capacity import HostView, hosts_now
 from jobs.dispatch import queue_positions
 from jobs.models import Attempt, Job
@@ -59,16 +60,18 @@ class Row:
 
 @signed_in
 def overview(request: UserRequest) -> HttpResponse:
-    return render(request, "jobs/overview.html", _context(timezone.now()))
+    return render(request, "jobs/overview.html", _context(request, timezone.now()))
 
 
 @live_part
 def overview_live(request: UserRequest) -> HttpResponse:
-    return render(request, "jobs/parts/overview.html", _context(timezone.now()))
+    return render(request, "jobs/parts/overview.html", _context(request, timezone.now()))
 
 
-def _context(now: datetime) -> dict[str, Any]:
+def _context(request: UserRequest, now: datetime) -> dict[str, Any]:
     running, waiting, ended = _running(), _waiting(), _ended(now)
+    for row in waiting:
+        access.veiled(request.user, row.job)
     hosts = hosts_now(now=now)
     started = {row.job.pk: row.attempt.started_at for row in running if row.attempt and row.attempt.started_at}
     counts = _counts(now)
