@@ -200,10 +200,12 @@ def test_stale_bytecode_of_another_version_is_never_run(lab: Swapping) -> None:
     for rate in (3, 4, 5):
         lab.new.write_text(f"LR = 0.{rate}\n")
         os.utime(lab.new, (lab.loss.stat().st_mtime,) * 2)
-        attempt = lab.swap(show)
+        attempt = lab.swap(show, env={"PYTHONDONTWRITEBYTECODE": ""})
         assert ended(attempt)["exit_code"] == 0, log_of(attempt)
         seen.append(log_of(attempt).strip())
     assert seen == ["0.3", "0.4", "0.5"]
+    assert list((lab.settings.host_home / "pycache").rglob("loss.*.pyc"))  # There was something to go wrong.
+    assert lab.tree() == {"loss.py": OLD}
     subprocess.run([PYTHON, "-c", "import loss; assert loss.LR == 0.1, loss.LR"], cwd=lab.code, check=True)
 
 
@@ -413,6 +415,10 @@ def test_overlay_that_a_rename_outside_has_ended_is_noticed(mount_lab: Swapping)
 def test_shim_that_was_killed_leaves_the_file_to_the_agent(lab: Swapping, way: str) -> None:
     attempt, let_go = lab.held()
     kill(shim_pid(attempt))
+    if way == "mount":
+        lab.go("journal")  # It would take the overlay away from the tree that lives on.
+        later = lab.swap("true")
+        wait_until(lambda: later.state() is AttemptState.REFUSED, 10, "refused")
     if way == "journal":
         assert lab.loss.read_text() == NEW  # The training still needs it.
         later = lab.swap("true")

@@ -121,6 +121,18 @@ def test_file_of_before_a_restart_of_the_machine_is_back_before_the_agent_is_hea
     assert (ended.reason, [p.result for p in ended.put_back]) == (EndReason.HOST_LOST, ["restored"])
 
 
+def test_file_that_could_not_be_put_back_is_tried_again_though_its_job_is_settled(host: Host) -> None:
+    spec = swap_in(host, "exec sleep 600")
+    started = host.report(Started, spec)
+    host.kill()
+    kill(json.loads((host.folder(spec) / "shim.json").read_text())["pid"])
+    kill(started.pid)
+    for what in ("started", "ended", "log"):
+        (host.folder(spec) / f"ack-{what}").touch()
+    host.start()
+    assert (loss(host), rest(host)) == (OLD, ["loss.py"])
+
+
 @pytest.mark.skipif(HERE.name != ways.MOUNT, reason=f"no mount namespaces here: {HERE.note}")
 def test_overlay_that_a_rename_has_ended_is_in_the_heartbeat(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "code").mkdir()

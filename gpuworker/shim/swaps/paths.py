@@ -38,7 +38,7 @@ class Place:
 def locate(root: int, target: str) -> Place:
     """Find a target beneath the directory `root`; the caller closes it. Raises BadTarget, OSError."""
     parts = target.split("/")
-    if not all(parts) or ".." in parts or "." in parts:
+    if not all(parts) or ".." in parts or "." in parts or "\0" in target:
         raise BadTarget(f"{target}: not a plain path below the working directory.")
     try:
         folder, depth = _deepest(root, parts[:-1])

@@ -84,10 +84,10 @@ class Swaps:
 
     def put_back(self) -> None:
         """Take everything back and say so in swap.json. Never raises: what cannot be done now is left to the agent."""
-        record = (records.read_record(self._folder, RECORD) or {}) if self._wanted else {}
         for again in range(_TRIES):
             try:
-                put_back(self._folder, record)
+                if self._wanted:
+                    put_back(self._folder, records.read_record(self._folder, RECORD) or {})
             except OSError as exc:
                 print(f"swapped files: {exc}", file=sys.stderr, flush=True)
                 time.sleep(_TRY_AGAIN_S if again < _TRIES - 1 else 0)
@@ -177,7 +177,7 @@ class Swaps:
         if place.found is not None:
             second += int(place.found.st_mtime) == second
             owner = (place.found.st_uid, place.found.st_gid)
-            files.dress(new, mode=stat.S_IMODE(place.found.st_mode), owner=owner, mtime_ns=second * 10**9)
+            files.dress(new, mode=place.found.st_mode & 0o777, owner=owner, mtime_ns=second * 10**9)
         else:
             files.dress(new, mode=0o644 | os.fstat(new).st_mode & 0o111, owner=None, mtime_ns=second * 10**9)
 

@@ -67,7 +67,7 @@ def test_place_tells_what_is_there_and_what_is_missing(root: int) -> None:
     deep.close()
 
 
-@pytest.mark.parametrize("target", ["", "/a", "a/", "a//b", "./a", "a/./b", "..", "a/../b"])
+@pytest.mark.parametrize("target", ["", "/a", "a/", "a//b", "./a", "a/./b", "..", "a/../b", "a\0b"])
 def test_target_that_is_not_plain_is_refused(root: int, target: str) -> None:
     with pytest.raises(BadTarget):
         paths.locate(root, target)
