@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('jobs', '0002_one_time_links'),
+        ("jobs", "0003_device_drained_by_system"),
     ]
 
     operations = [

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('jobs', '0002_one_time_links'),
+        ("jobs", "0004_log_removed_at"),
     ]
 
     operations = [
