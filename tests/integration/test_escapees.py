@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,17 @@ def test_groups_that_a_command_makes_itself_are_ended_too(grouped: Lab) -> None:
     assert not os.path.exists(os.path.dirname(own))
 
 
+def test_one_word_ends_a_group_that_forks_as_fast_as_it_can(grouped: Lab) -> None:
+    attempt = launch(grouped, "runner")
+    pids_in(grouped.home / "runner.pids", 2)
+    group = attempt.group()
+    assert group is not None
+    group.kill()
+    wait_until(lambda: not group.populated(), 10, "nobody is left")
+    assert left(grouped) == []
+    ended(attempt)
+
+
 def test_machine_without_clone3_moves_the_command_while_it_waits(grouped: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, since the zygote's kernel knows it."""
     from gpuworker.shim.command import Command
@@ -229,7 +241,9 @@ def test_shim_that_dies_at_any_step_of_the_start_leaves_nobody(lab: Lab, held: C
 # --- after the shim -----------------------------------------------------------------------------------------------------
 
 
-def await_end(lab: Lab, attempt: AttemptDir, grace_s: float | None = None, **changes: object) -> bool:
+def await_end(
+    lab: Lab, attempt: AttemptDir, grace_s: float | None = None, *, tell_stuck: Callable[[], None] = lambda: None, **changes: object
+) -> bool:
     """What the agent does once the shim is dead; this thread does nothing else meanwhile."""
     one = Supervised(attempt.key, lab.spec("", **({"kill_grace_s": 0.3} | changes)), attempt)
     one.stop_grace_s = grace_s
@@ -239,7 +253,7 @@ def await_end(lab: Lab, attempt: AttemptDir, grace_s: float | None = None, **cha
         assert time.monotonic() < deadline, left(lab)
         threading.Event().wait(min(seconds, 0.1))
 
-    return await_empty(one, pause, lambda: None)
+    return await_empty(one, pause, tell_stuck)
 
 
 def test_agent_signals_nobody_while_the_shim_lives(lab: Lab) -> None:
@@ -326,35 +340,41 @@ def freeze(folder: Path, pid: int) -> None:
     wait_until(lambda: (folder / "freezer.state").read_text().strip() == "FROZEN", 10, "it is frozen")
 
 
+@contextmanager
+def thawed_after(folder: Path) -> Iterator[Callable[[], None]]:
+    """Yields how to thaw; in any case before the lab waits for its attempts."""
+
+    def thaw() -> None:
+        (folder / "freezer.state").write_text("THAWED")
+
+    try:
+        yield thaw
+    finally:
+        thaw()
+
+
 @pytest.mark.parametrize("shim_dies", [False, True])
 def test_what_does_not_die_is_on_record_and_nothing_is_free_until_it_has(freezer: Path, shim_dies: bool) -> None:
-    with a_lab(stuck_after_s=0.3) as lab:
+    with a_lab(stuck_after_s=0.3) as lab, thawed_after(freezer) as thaw:
         attempt = lab.launch("sleep 60", GPU_0)
-        pid = running(attempt).leader()[0]
-        freeze(freezer, pid)
-        told: list[object] = []
+        leader = running(attempt).leader()
+        assert leader
+        freeze(freezer, leader[0])
         if shim_dies:
             kill(shim_pid(attempt))
-            one = Supervised(attempt.key, lab.spec(""), attempt)
-            one.stop_grace_s = 0
-
-            def pause(seconds: float) -> None:
-                if told:
-                    (freezer / "freezer.state").write_text("THAWED")
-                threading.Event().wait(0.05)
-
-            await_empty(one, pause, lambda: told.append(attempt.locks_free()))
+            told: list[bool] = []
+            await_end(lab, attempt, 0, tell_stuck=lambda: told.append(attempt.locks_free()) or thaw())
             assert told == [False]
         else:
             with connected(attempt) as client:
                 client.stop(EndReason.CANCELLED, 0)
-                stuck = next(event for event in client.events() if event["event"] == "stuck")
+                stuck = wait_until(lambda: (event := client.next_event(5)) and event["event"] == "stuck" and event, 20, "it is told")
             assert stuck["processes"] == attempt.record("stuck.json")["processes"]
             assert not attempt.locks_free()
             assert attempt.record("done.json") is None
-            (freezer / "freezer.state").write_text("THAWED")
+            thaw()
             assert ended(attempt)["reason"] == "cancelled"
-        assert [(p["pid"], p["program"]) for p in attempt.record("stuck.json")["processes"]] == [(pid, "sleep")]
+        assert [(p["pid"], p["program"]) for p in attempt.record("stuck.json")["processes"]] == [(leader[0], "sleep")]
         assert attempt.locks_free()
         assert processes.tree(attempt.key) == []
 
