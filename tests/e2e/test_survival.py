@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from gpuworker.shim import processes
 from tests.e2e.product import Product, alive, kill
 from tests.waiting import wait_until
 
@@ -53,7 +53,8 @@ def training(product: Product, request: pytest.FixtureRequest) -> Iterator[Count
 
 def shell_of(pids: list[int]) -> int:
     """The training's first process: its pid is still the same after a restart that left it alone."""
-    return min(pids, key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]))
+    living = [process for pid in pids if (process := processes.read_process(pid))]  # Others of it come and go.
+    return min(living, key=lambda process: process.start_ticks).pid
 
 
 def test_training_goes_on_and_is_adopted_when_the_agent_is_killed(product: Product, training: Counting) -> None:
