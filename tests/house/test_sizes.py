@@ -10,7 +10,7 @@ from tests.house.sources import CHECKOUT, PACKAGES, python_files, shown
 
 LONGEST_FUNCTION = 59
 LONGEST_MODULE = 499
-LONGEST_SHIM = 1000
+LONGEST_SHIM = 1200
 """Lines of gpuworker/shim altogether, without the blank ones: what must outlive everything else must be readable whole."""
 LONGEST_SWAPS = 800
 """The same for gpuworker/shim/swaps, which only jobs with swaps come through."""

@@ -84,7 +84,7 @@ def test_end_that_two_leaders_take_in_at_once_counts_once(submit: Submit, host: 
     job = submit(max_retries=3)
     attempt = dispatched(job)
     start(job, attempt)
-    monkeypatch.setattr(lifecycle, "_open_attempt", lambda *_: attempt)  # both have found it open
+    monkeypatch.setattr(lifecycle, "open_attempt", lambda *_: attempt)  # both have found it open
     assert [lifecycle.ended(end(job, attempt, 1), host=HOST) for _ in range(2)] == [True, False]
     assert (state(job), job.retries_spent) == (JobState.QUEUED, 1)
 
