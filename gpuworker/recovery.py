@@ -163,11 +163,13 @@ class Recovery:
     def _report_end(self, attempt: AttemptDir) -> None:
         if self._parts.reporter.owes(attempt.key, Kind.ENDED):
             return
-        report = Ended.read(attempt.record("ended.json") or {})
-        one = self._entered(attempt)
+        report, spec = Ended.read(attempt.record("ended.json") or {}), _spec(attempt)
+        one = self._entered(attempt, spec) if spec else None
         if one:
             one.ended, one.tree_empty = report, True
             one.over.set()
+        elif spec:
+            return  # Somebody was quicker.
         if not attempt.acknowledged(Kind.LOG) and not self._parts.relay.has(attempt.key):
             tail = self._runner.relay_ended(attempt)
             if one:
@@ -175,19 +177,19 @@ class Recovery:
         self._runner.watcher.release(attempt.key)
         self._parts.reporter.send(report)
 
-    def _entered(self, attempt: AttemptDir) -> Supervised | None:
-        spec = _spec(attempt)
-        if spec is None:
-            return None
+    def _entered(self, attempt: AttemptDir, spec: Spec) -> Supervised | None:
+        """None where somebody looks after it by now."""
         one = Supervised(attempt.key, spec, attempt, taken=tuple(attempt.taken()))
         return one if self._parts.roster.enter(one) else None
 
     def _adopt(self, attempt: AttemptDir) -> None:
-        one = self._entered(attempt)
-        if one is None:
+        spec = _spec(attempt)
+        if spec is None:
             self._without_spec(attempt)
             return
-        spec = one.spec
+        one = self._entered(attempt, spec)
+        if one is None:
+            return
         one.shim_pid = int((attempt.record("shim.json") or {}).get("pid", 0))
         self._runner.relay_log(one, adopted=True)
         self._runner.owe(one.key)
@@ -216,9 +218,11 @@ class Recovery:
     def _without_spec(self, attempt: AttemptDir) -> None:
         """Another version's, or what a power cut left. What lives is left alone; an end can be told without its spec."""
         if attempt.shim_alive() or attempt.tree():
-            self._unreadable[attempt.key] = _bare_reading(attempt)
+            if attempt.key not in self._unreadable:
+                log.error("%s is another version's: it is left alone", attempt.path, extra={"action": "adopt", "attempt_key": attempt.key})
+            self._unreadable = {**self._unreadable, attempt.key: _bare_reading(attempt)}  # A heartbeat may be reading the old one.
             return
-        self._unreadable.pop(attempt.key, None)
+        self._unreadable = {key: reading for key, reading in self._unreadable.items() if key != attempt.key}
         started, ended = attempt.record("started.json"), attempt.record("exit.json")
         if started is None and ended is None:
             attempt.refuse("spec_lost", "What was ordered cannot be read any more; nothing was started.")
@@ -255,9 +259,8 @@ def _note(attempt: AttemptDir, what: str) -> None:
 
 
 def _spec(attempt: AttemptDir) -> Spec | None:
-    """None where it cannot be read: another version's directory is left alone, its devices stay locked as long as it lives."""
+    """None where it cannot be read: another version's, or cut short."""
     try:
         return attempt.spec()
-    except BadMessage as exc:
-        log.error("%s was left by another version: %s", attempt.path, exc, extra={"action": "adopt", "attempt_key": attempt.key})
+    except (BadMessage, KeyError):
         return None
