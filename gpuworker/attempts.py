@@ -167,7 +167,7 @@ class AttemptDir:
         return processes.tree(self.key, self.leader(), group=self.group())
 
     def locks_free(self) -> bool:
-        """Whether nobody holds this attempt's device locks. Raises OSError for one that cannot be tried."""
+        """Whether nobody holds this attempt's device locks; who shares them counts. Raises OSError for one that cannot be tried."""
         return not any(locks.is_taken(path) for path in (self.record("launch.json") or {}).get("locks", ()))
 
 

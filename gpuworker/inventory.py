@@ -77,11 +77,12 @@ class Inventory:
         self._snapshot = Snapshot(devices, reading.error, self._clock())
         return self._snapshot
 
-    def look(self, uuids: Collection[str]) -> dict[str, str]:
+    def look(self, uuids: Collection[str], *, beside: Collection[int] | None = None) -> dict[str, str]:
         """Reads these devices now: why each must not be used. Only those are in the answer; empty means all are clean.
 
         Trainings of ours count here too: before a launch and after an end nothing of ours may be left on a device. The
         driver takes a moment to give memory back: after an end, look again before believing that it is left behind.
+        `beside`: the pids of trainings that share these devices and may be there; None: nobody shares them.
         """
         if not uuids:
             return {}
@@ -90,7 +91,7 @@ class Inventory:
             return dict.fromkeys(uuids, reading.error)
         found = {device.uuid: device for device in self._marked(reading)}
         with self._usage_lock:
-            reasons = {uuid: self._why_not(found.get(uuid), reading) for uuid in uuids}
+            reasons = {uuid: self._why_not(found.get(uuid), reading, beside) for uuid in uuids}
         return {uuid: reason for uuid, reason in reasons.items() if reason}
 
     def _marked(self, reading: Reading) -> tuple[DeviceReading, ...]:
@@ -102,17 +103,17 @@ class Inventory:
             for device in reading.devices
         )
 
-    def _why_not(self, device: DeviceReading | None, reading: Reading) -> str:
+    def _why_not(self, device: DeviceReading | None, reading: Reading, beside: Collection[int] | None) -> str:
         if device is None:
             return "It is not on this host."
         if device.error:
             return device.error
         if not device.allocatable:
             return "It is cut into MIG slices: only those are handed out."
-        left = next((process for process in device.processes if process.ours), None)
+        left = next((process for process in device.processes if process.ours and process.pid not in (beside or ())), None)
         if left:
             return f"{process_phrase(left)} of a training of ours is still on it."
-        return self._outside(device, reading, held=False)
+        return self._outside(device, reading, held=beside is not None)
 
     def _outside(self, device: DeviceReading, reading: Reading, *, held: bool) -> str:
         return self._usage.why_in_use(device, reading.process_utilization, held=held)

@@ -175,6 +175,7 @@ class Launcher:
             "env": compose_env(spec, taken, config=self._settings, sim_dir=self._sim_dir, inherited=os.environ)
             | self._hotswap.variables(spec),
             "locks": [locks.lock_path(self._lock_folder, uuid) for uuid in uuids],
+            "shared": spec.shared,
             "time_limit_s": spec.time_limit_s,
             "kill_grace_s": spec.kill_grace_s,
             "log_limit_bytes": spec.log_limit_bytes,

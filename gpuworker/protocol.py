@@ -13,7 +13,7 @@ Redis, all below `autotrainer:` (Celery's own keys carry the same prefix through
     host:<name>:reports   stream, field `e`: a sealed Started, Stuck, Ended or Refused; the control plane deletes what it has applied
     host:<name>:logs      stream, fields `h`, `d`, `m`: header, raw bytes and seal of one log chunk; deleted when stored
     host:<name>:acks      stream, field `e`: a sealed Ack; bounded, the host reads on from where it was
-    host:<name>:claims    hash, device UUID -> "<attempt key> <fence> <unix ms of the last renewal>"
+    host:<name>:claims    hash, device UUID -> its holders (gpuworker/claims/acquire.lua)
     host:<name>:fences    hash, job UID -> the highest fence that ever claimed on this host
     content:<sha256>      string, a file that a job swaps in; beside its spec, which names it by its hash; expires soon
     host:<name>:canary    string, the sealed Canary that was last put into the host's queue, expires with it
@@ -267,6 +267,10 @@ class Spec(Message):
     log_limit_bytes: int | None = None
     """What is over it is cut out of the middle of the log (gpuworker.disks). None: nothing is."""
     swaps: tuple[Swap, ...] = ()
+    shared: bool = False
+    """Others that share may be on its devices too, as far as the memory goes."""
+    gpu_memory_mib: int = 0
+    """What it may count on, of each device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ Part of the protocol (`gpuworker.protocol` names these too). A reading that fail
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gpuworker.message import Message
 
@@ -44,6 +44,8 @@ class DeviceReading(Message):
     """A process that is not ours uses it (docs/how-it-works.md says what "uses" means)."""
     error: str = ""
     processes: tuple[ProcessReading, ...] = ()
+    links: dict[str, int] = field(default_factory=dict)
+    """How near other devices of this host are: UUID -> a number, the nearer the higher. Empty: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from gpuworker import groups
@@ -39,6 +39,11 @@ class Supervised:
     @property
     def uuids(self) -> tuple[str, ...]:
         return tuple(device.uuid for device in self.taken)
+
+    @property
+    def shared_mib(self) -> int:
+        """What it may count on of each of its devices where others may be on them too; 0: it has them alone."""
+        return self.spec.gpu_memory_mib if self.spec.shared else 0
 
     @property
     def devices(self) -> tuple[DeviceRef, ...]:
@@ -85,13 +90,19 @@ class Roster:
 
     def held(self) -> list[Held]:
         """All claims of this host, as far as its attempts know."""
-        return [Held(one.key, one.spec.fence, one.uuids) for one in self.living() if one.uuids]
+        return [Held(one.key, one.spec.fence, one.uuids, one.shared_mib) for one in self.living() if one.uuids]
 
     # --- what the inventory asks ----------------------------------------------------------------------------------------
 
     def trainings(self) -> list[tuple[tuple[str, ...], list[int]]]:
         """The living attempts: their devices and the pids of their processes."""
         return [(one.uuids, sorted(below(one.shim_pid))) for one in self.living() if one.shim_pid]
+
+    def beside(self, one: Supervised, uuids: Collection[str]) -> set[int] | None:
+        """The pids of those who share these devices with this attempt; None where nobody else has one of them."""
+        others = [other for other in self.living() if one.shared_mib and other.shared_mib and other is not one]
+        sharing = [other for other in others if not set(uuids).isdisjoint(other.uuids)]
+        return {pid for other in sharing for pid in below(other.shim_pid)} if sharing else None
 
     def is_ours(self, pid: int) -> bool:
         """Whether a process is in the group of one of this installation's attempts, carries its mark, or descends from its shim."""

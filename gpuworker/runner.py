@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,21 +101,20 @@ class Runner:
 
     def _prepare(self, one: Supervised) -> _Refusal | None:
         """Its devices, claimed and clean. Raises redis.RedisError."""
-        spec = one.spec
         if len(self._parts.roster.living()) > JOB_SLOTS:
             return _Refusal("no_slot", f"All {JOB_SLOTS} job slots of this host are taken.")
         if (room := disks.room(self.folder)) and room.low:
             told = f"{room.free_bytes >> 20} MiB are free, nothing starts with less than {room.least_bytes >> 20} MiB"
             return _Refusal(LOW_DISK, f"The disk of this host is too full: {told}.")
-        held = self._held_here()  # Redis may have been emptied a moment ago; who lives here knows what he has.
-        allowed = [uuid for uuid in spec.devices if uuid not in held]
-        if len(allowed) < spec.device_count and held:
+        held = self._held_beside(one)  # Redis may have been emptied a moment ago; who lives here knows what he has.
+        allowed = [uuid for uuid in one.spec.devices if uuid not in held]
+        if len(allowed) < one.spec.device_count and held:
             return _Refusal("device_busy", f"Too few devices are free; {_listed(held)}.")
-        answer = self._parts.claims.acquire(one.key, job=spec.job, fence=spec.fence, count=spec.device_count, allowed=allowed)
+        answer = self._claim(one, allowed)
         if isinstance(answer, ClaimRefused):
             return _Refusal(answer.code, answer.message)
         inventory = self._parts.inventory
-        reasons = inventory.look(answer)
+        reasons = inventory.look(answer, beside=self._parts.roster.beside(one, answer))
         if reasons:
             return _Refusal("device_not_usable", " ".join(f"{uuid}: {why}" for uuid, why in reasons.items()))
         found = {device.uuid: device for device in inventory.snapshot().devices}
@@ -125,9 +124,23 @@ class Runner:
         one.taken = tuple(TakenDevice(uuid, found[uuid].index, inventory.backend.mask_token(uuid)) for uuid in answer)
         return None
 
-    def _held_here(self) -> dict[str, str]:
-        """Device UUID -> attempt key, of all that lives on this host."""
-        return {uuid: other.key for other in self._parts.roster.living() for uuid in other.uuids}
+    def _held_beside(self, one: Supervised) -> dict[str, str]:
+        """Device UUID -> attempt key, of all that lives on this host and would not share with this one."""
+        others = [other for other in self._parts.roster.living() if not (one.shared_mib and other.shared_mib)]
+        return {uuid: other.key for other in others for uuid in other.uuids}
+
+    def _claim(self, one: Supervised, allowed: Sequence[str]) -> tuple[str, ...] | ClaimRefused:
+        spec = one.spec
+        memory = {device.uuid: device.memory_total_mib or 0 for device in self._parts.inventory.snapshot().devices}
+        return self._parts.claims.acquire(
+            one.key,
+            job=spec.job,
+            fence=spec.fence,
+            count=spec.device_count,
+            allowed=allowed,
+            shared_mib=one.shared_mib,
+            room_mib=memory,
+        )
 
     def _launch(self, one: Supervised, sealed: str) -> _Refusal | None:
         """None too where the directory was made meanwhile; `one.tail` tells."""

@@ -251,7 +251,7 @@ class Watcher:
 
     def _not_clean(self, one: Supervised) -> dict[str, str]:
         inventory = self._parts.inventory
-        reasons = inventory.look(one.uuids)
+        reasons = inventory.look(one.uuids, beside=self._parts.roster.beside(one, one.uuids))
         if not reasons:
             return {}
         now = inventory.refresh()

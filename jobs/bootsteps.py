@@ -14,8 +14,8 @@ from django.conf import settings
 from django.db import DatabaseError, connections
 from django.utils import timezone
 
-from jobs import dispatch, hostlink, lifecycle, retention
-from jobs.dispatch import Explanation
+from jobs import dispatch, hostlink, lifecycle, line, retention, shares
+from jobs.explanation import Explanation, Told
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.leader import Deposed, Leadership
@@ -119,6 +119,8 @@ class Scheduler(Loop):
         self._unexplained = True
         self._explain_at = 0.0
         self._next_moment = float("inf")
+        self._told = Told()
+        self._shares = shares.Counter(writing=leadership.writing)
 
     def wake(self) -> None:
         """Something happened that may let a job start. Many at once are one."""
@@ -139,8 +141,11 @@ class Scheduler(Loop):
         woken = self._woken.wait(self._rest_s())
         self._woken.clear()
         if not self._leadership.held:
+            self._told = Told()
             self.stopping.wait(0.1)
             return
+        if self._shares.turn(timezone.now()):
+            line.look_again()
         self._place()
         now = time.monotonic()
         if woken and not self._unexplained:
@@ -157,7 +162,7 @@ class Scheduler(Loop):
 
     def _explain(self) -> None:
         began = time.monotonic()
-        explanation = Explanation(timezone.now(), writing=self._leadership.writing)
+        explanation = Explanation(timezone.now(), writing=self._leadership.writing, told=self._told)
         for _ in explanation.steps():
             if self._woken.is_set():
                 self._woken.clear()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import redis
@@ -21,10 +22,11 @@ from jobs import hostlink
 from jobs.hostlink import Heard
 from jobs.models import Attempt, Device, Dispatch, Host
 from jobs.scheduling import words
-from jobs.scheduling.inventory import DeviceView, HostView, Orphan
+from jobs.scheduling.inventory import DeviceView, Holder, HostView, Orphan
+from jobs.scheduling.placement import OVERRUN_S
 from jobs.states import DeviceState, HostState
 
-__all__ = ["DeviceView", "HostView", "hosts_now", "lab_zone", "stale_after_s"]
+__all__ = ["DeviceView", "HostView", "hosts_now", "lab_zone", "overrun_s", "stale_after_s"]
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +40,9 @@ class _Now:
 
     now: datetime
     beats: Mapping[str, Heard] | None
-    holders: Mapping[str, _Holder]
+    holders: Mapping[str, Sequence[Holder]]
     slots: Mapping[str, int]
     orphans: Mapping[str, tuple[Orphan, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Holder:
-    """Whose attempt has a device."""
-
-    job: int
-    job_name: str
-    owner: str
 
 
 def lab_zone() -> ZoneInfo:
@@ -60,6 +53,11 @@ def lab_zone() -> ZoneInfo:
 def stale_after_s() -> float:
     """Silence after which a host gets nothing new: three heartbeats."""
     return 3 * float(settings.AUTOTRAINER.heartbeat_s)
+
+
+def overrun_s() -> float:
+    """How much longer than its time limit an attempt may have its devices."""
+    return OVERRUN_S + float(settings.AUTOTRAINER.kill_grace_s)
 
 
 def hosts_now(*, now: datetime | None = None, beats: Mapping[str, Heard] | None = None) -> list[HostView]:
@@ -84,28 +82,30 @@ def _heard(names: list[str]) -> dict[str, Heard] | None:
 
 # --- who holds what -----------------------------------------------------------------------------------------------------
 
-_HELD_BY = ("job_id", "job__name", "job__owner__username")
+_HELD_BY = ("job_id", "job__name", "job__owner__username", "job__shared", "job__gpu_memory_mib", "job__time_limit_s")
 _NAMED = ("fence", "job__uid", "number", "host")
 """What names an attempt. A fence alone does not: after a restored backup fences repeat, and UUIDs do not."""
 
 _Key = tuple[int, str, int, str]
 
 
-def _open_attempts(beats: Mapping[str, Heard]) -> tuple[dict[str, _Holder], dict[str, int], dict[str, tuple[Orphan, ...]]]:
-    """Device UUID -> holder, host -> used job slots, host -> orphans: of all open attempts and of what else hosts run."""
-    holders: dict[str, _Holder] = {}
+def _open_attempts(beats: Mapping[str, Heard]) -> tuple[dict[str, list[Holder]], dict[str, int], dict[str, tuple[Orphan, ...]]]:
+    """Device UUID -> holders, host -> used job slots, host -> orphans: of all open attempts and of what else hosts run."""
+    holders: dict[str, list[Holder]] = defaultdict(list)
     slots: dict[str, int] = defaultdict(int)
     unknown = {
         _key(a.fence, a.job, a.attempt, host): a for host, h in beats.items() for a in h.beat.attempts if a.running and a.fence < 2**63
     }
-    for *name, devices, job, job_name, owner in Attempt.objects.filter(outcome="").order_by().values_list(*_NAMED, "devices", *_HELD_BY):
-        slots[name[3]] += 1
-        holders.update((d["uuid"], _Holder(job, job_name, owner)) for d in devices)
-        unknown.pop(_key(*name), None)
+    opened = Attempt.objects.filter(outcome="").order_by("job_id").values_list(*_NAMED, "devices", "started_at", "created_at", *_HELD_BY)
+    for fence, job, number, host, devices, started_at, created_at, *held in opened:
+        slots[host] += 1
+        for device in devices:
+            holders[device["uuid"]].append(_holder(held, began=started_at or created_at))
+        unknown.pop(_key(fence, job, number, host), None)
     for host, uuids, holder in _leftovers(beats, unknown):
         slots[host] += 1
         for uuid in uuids:
-            holders.setdefault(uuid, holder)
+            holders[uuid].append(holder)
     orphans: dict[str, tuple[Orphan, ...]] = defaultdict(tuple)
     for (*_, host), reading in unknown.items():
         slots[host] += 1
@@ -113,21 +113,30 @@ def _open_attempts(beats: Mapping[str, Heard]) -> tuple[dict[str, _Holder], dict
     return holders, slots, orphans
 
 
-def _leftovers(beats: Mapping[str, Heard], unknown: dict[_Key, AttemptReading]) -> Iterable[tuple[str, Iterable[str], _Holder]]:
+def _holder(held: Sequence[Any], *, began: datetime) -> Holder:
+    job, name, owner, shared, memory_mib, limit_s = held
+    return Holder(job, name, owner, shared, memory_mib, None if limit_s is None else began + timedelta(seconds=limit_s))
+
+
+def _leftovers(beats: Mapping[str, Heard], unknown: dict[_Key, AttemptReading]) -> Iterable[tuple[str, Iterable[str], Holder]]:
     """Takes out of `unknown` what is over in the database, and tells which of it runs on: that of a host declared lost, say."""
     if not unknown:
         return
     over = Attempt.objects.filter(fence__in=[key[0] for key in unknown]).exclude(outcome="")
-    for *name, ended_at, devices, job, job_name, owner in over.values_list(*_NAMED, "ended_at", "devices", *_HELD_BY):
-        key = _key(*name)
-        if unknown.pop(key, None) and ended_at and beats[key[3]].beat.at > ended_at.timestamp() + LEFTOVER_AFTER_S:
-            yield key[3], [d["uuid"] for d in devices], _Holder(job, job_name, owner)
+    for fence, uid, number, host, ended_at, devices, began, *held in over.values_list(
+        *_NAMED, "ended_at", "devices", "created_at", *_HELD_BY
+    ):
+        known = unknown.pop(_key(fence, uid, number, host), None)
+        if known and ended_at and beats[host].beat.at > ended_at.timestamp() + LEFTOVER_AFTER_S:
+            yield host, [d["uuid"] for d in devices], _holder(held, began=began)
     if not unknown:
         return
     withdrawn = Dispatch.objects.filter(pk__in=[key[0] for key in unknown]).exclude(refusal="")
-    for *name, job, job_name, owner in withdrawn.values_list("pk", "job__uid", "attempt_number", "host", *_HELD_BY):
-        if reading := unknown.pop(_key(*name), None):
-            yield name[3], reading.devices, _Holder(job, job_name, owner)
+    for fence, uid, number, host, began, *held in withdrawn.values_list(
+        "pk", "job__uid", "attempt_number", "host", "created_at", *_HELD_BY
+    ):
+        if reading := unknown.pop(_key(fence, uid, number, host), None):
+            yield host, reading.devices, _holder(held, began=began)
 
 
 def _key(fence: int, job: object, number: int, host: str) -> _Key:
@@ -189,27 +198,31 @@ def _reason(host: Host, view: HostView, now: datetime) -> str:
     return words.away(view, now=now, zone=lab_zone()).removeprefix(f"{host.name} ")
 
 
-def _devices(view: HostView, host: Host, rows: list[Device], beat: Beat | None, holders: Mapping[str, _Holder]) -> Iterable[DeviceView]:
+def _devices(
+    view: HostView, host: Host, rows: list[Device], beat: Beat | None, holders: Mapping[str, Sequence[Holder]]
+) -> Iterable[DeviceView]:
     by_uuid = {row.uuid: row for row in rows}
     if beat is None or beat.device_error:
         for row in rows:
             if row.present:
                 detail = f"cannot be read: {beat.device_error}" if beat else "is unknown: its host is silent"
-                yield _device_view(view, host, row, row, holders.get(row.uuid), detail)
+                yield _device_view(view, host, row, row, holders.get(row.uuid, ()), detail)
         return
     for reading in beat.devices:
         detail = f"cannot be read: {reading.error}" if reading.error else "is unknown: its host is silent" if view.stale else ""
-        yield _device_view(view, host, reading, by_uuid.get(reading.uuid), holders.get(reading.uuid), detail)
+        yield _device_view(view, host, reading, by_uuid.get(reading.uuid), holders.get(reading.uuid, ()), detail)
 
 
 def _device_view(
-    view: HostView, host: Host, source: DeviceReading | Device, row: Device | None, holder: _Holder | None, unknown: str
+    view: HostView, host: Host, source: DeviceReading | Device, row: Device | None, holders: Sequence[Holder], unknown: str
 ) -> DeviceView:
     reading = source if isinstance(source, DeviceReading) else None
     drained = host.drain or bool(row and row.drain)
     drained_by = (row.drain_reason if row and row.drain else "") or host.drain_reason
+    holder = holders[0] if holders else None
     orphan = next((o for o in view.orphans if source.uuid in o.devices), None)
     state = _device_state(reading, holder, drained, unknown, busy=orphan is not None)
+    usable = reading is not None and not (drained or unknown or orphan or reading.in_use_outside) and source.allocatable
     device = DeviceView(
         uuid=source.uuid,
         index=source.index,
@@ -234,11 +247,14 @@ def _device_view(
         stale=view.stale,
         drained=drained,
         detail=unknown if state is DeviceState.UNKNOWN else words.orphan(orphan) if orphan else drained_by if drained else "",
+        holders=tuple(holders),
+        shared_left_mib=_shared_left(reading, holders) if reading and usable else None,
+        links=tuple(sorted(reading.links.items())) if reading else (),
     )
     return replace(device, reason=_sentence(device))
 
 
-def _device_state(reading: DeviceReading | None, holder: _Holder | None, drained: bool, unknown: str, *, busy: bool) -> DeviceState:
+def _device_state(reading: DeviceReading | None, holder: Holder | None, drained: bool, unknown: str, *, busy: bool) -> DeviceState:
     """`busy`: an attempt that the database does not know has it."""
     if holder:
         return DeviceState.CLAIMED
@@ -258,6 +274,15 @@ def _free_memory(reading: DeviceReading | None) -> int | None:
     outside = [p.memory_mib for p in reading.processes if not p.ours]
     known = [mib for mib in outside if mib is not None]
     return max(0, reading.memory_total_mib - sum(known)) if len(known) == len(outside) else None
+
+
+def _shared_left(reading: DeviceReading, holders: Sequence[Holder]) -> int | None:
+    """Memory for one more beside holders who all share: less what they asked for, or have if that is more. None: nobody may."""
+    free = _free_memory(reading)
+    ours = [p.memory_mib for p in reading.processes if p.ours]
+    if free is None or None in ours or not holders or not all(holder.shared for holder in holders):
+        return None
+    return max(0, free - max(sum(holder.memory_mib for holder in holders), sum(mib for mib in ours if mib is not None)))
 
 
 def _sentence(device: DeviceView) -> str:

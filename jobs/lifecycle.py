@@ -13,15 +13,14 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
 from django.utils import timezone
 
 from gpuworker import protocol
 from gpuworker.protocol import Ended, Refused, Started
-from jobs import hostlink, settlement, swaps
+from jobs import hostlink, line, settlement, swaps
 from jobs.models import Attempt, Dispatch, Job, JobEvent, User
 from jobs.settlement import moment
-from jobs.states import ACTIVE, WAITING, JobState, WaitReason, may_follow
+from jobs.states import ACTIVE, WAITING, JobState, Line, WaitReason, may_follow
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +43,11 @@ LONGEST_REFUSED_S = 30.0
 def submit(owner: User, fields: Mapping[str, Any], *, after: Collection[Job] = (), hold: bool = False) -> Job:
     """A new job of `owner` from validated fields. It is safe on disk when this returns; the scheduler is told on commit."""
     state = JobState.HELD if hold else JobState.QUEUED
+    place = line.first_place(fields, free=not (hold or after or fields.get("begin_at")))
     with transaction.atomic():
         fields = _with_contents(fields, owner)
-        job = Job.objects.create(owner=owner, state=state, created_at=timezone.now(), **(_held_by(owner) if hold else {}), **fields)
+        held = _held_by(owner) if hold else {}
+        job = Job.objects.create(owner=owner, state=state, created_at=timezone.now(), **held, **place, **fields)
         if after:
             job.after.set(after)
         _event(job.pk, "submitted", f"Submitted by {owner.get_username()}{' and held' if hold else ''}.", actor=owner)
@@ -63,7 +64,7 @@ def edit(job: Job, changes: Mapping[str, Any], *, after: Collection[Job] | None 
     """Change a job that has not started; False if it has."""
     with transaction.atomic():
         changes = _with_contents(changes, job.owner)
-        if Job.objects.filter(pk=job.pk, state__in=WAITING, attempts__isnull=True).update(**(changes or {"name": F("name")})) != 1:
+        if Job.objects.filter(pk=job.pk, state__in=WAITING, attempts__isnull=True).update(line=Line.NEW, **changes) != 1:
             return False
         if after is not None:
             job.after.set(after)
@@ -206,6 +207,8 @@ def spec_of(job: Job, attempt: Attempt) -> protocol.Spec:
         retry_on_oom=job.retry_on_oom,
         log_limit_bytes=settings.AUTOTRAINER.log_limit_bytes,
         swaps=tuple(protocol.Swap(**swap) for swap in job.swaps),
+        shared=job.shared,
+        gpu_memory_mib=job.gpu_memory_mib,
     )
 
 
@@ -360,13 +363,15 @@ def ended(report: Ended, *, host: str) -> bool:
         for kind, message, data in swaps.told_put_back(attempt.number, report.put_back):
             _event(job.pk, kind, message, attempt=attempt.number, data=data)
         if report.put_back:  # Who waited for these files need not wait for their next try.
-            Job.objects.filter(state=JobState.QUEUED, wait_code=WaitReason.FILE_IN_USE).update(not_before=None)
+            Job.objects.filter(state=JobState.QUEUED, wait_code=WaitReason.FILE_IN_USE).update(not_before=None, line=Line.NEW)
         to = settlement.settle(job, report, now=timezone.now())
         old = {JobState(job.state)} & ACTIVE
         for kind, message in settlement.about_log(report):
             _event(job.pk, kind, message, attempt=attempt.number)
         data = to.data | ({"devices_clean": not report.unclean} if report.devices else {})
         _move(job.pk, old, to.state, to.event, to.message, attempt=attempt.number, data=data, **to.fields)
+        if to.state is JobState.COMPLETED:
+            line.look_again_at_children(job.pk)
         _wake_on_commit()
     return True
 
@@ -404,6 +409,8 @@ def _move(
 ) -> bool:
     """Compare-and-set a job's state and add the event that tells it; False if the job is in none of the old states."""
     old = list(old)
+    if new is JobState.QUEUED:
+        fields["line"] = Line.NEW
     if wrong := [state for state in old if not may_follow(state, new)]:
         raise ValueError(f"a job never goes from {', '.join(wrong)} to {new}")
     with transaction.atomic(savepoint=False):

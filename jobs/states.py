@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class JobState(StrEnum):
@@ -48,6 +48,16 @@ class WaitReason(StrEnum):
     DRAINED = "Drained"
     HOST_DOWN = "HostDown"
     NEVER_FITS = "NeverFits"
+
+
+class Line(IntEnum):
+    """Whether a queued job stands in line for devices. The scheduler alone moves it on (jobs/line.py)."""
+
+    NEW = 0
+    """It has come, come back or been changed: to be looked at."""
+    WAITING = 1
+    """Its time has not come, or jobs that must complete first have not."""
+    IN = 2
 
 
 class Outcome(StrEnum):

@@ -6,7 +6,7 @@ may still tell more. Whether a directory or a program exists is for the hosts to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,11 @@ FIELDS: dict[str, Field] = {
     "min_gpus": Field(fields.integer(0, MOST_GPUS), _GPUS | {"default": 1}, "0: needs none."),
     "max_gpus": Field(fields.integer(0, MOST_GPUS), _GPUS, "As many as are free, up to this; min_gpus where not given."),
     "gpu_memory_mib": Field(fields.integer(0), _whole(0) | {"default": 0}, "Free memory that each device must have."),
-    "shared": Field(fields.not_yet(False, "share devices between jobs"), {"type": "boolean", "default": False}, "Not in this version."),
+    "shared": Field(
+        fields.boolean,
+        {"type": "boolean", "default": False},
+        "Its devices may be those of other jobs that share, within the memory that each asks for in gpu_memory_mib.",
+    ),
     "max_retries": Field(fields.integer(0, 1000), _whole(0, 1000) | {"default": 0}, "Starts after the first that failed."),
     "retry_delay_s": Field(
         fields.seconds(3600), {"type": "number", "minimum": 0, "maximum": 3600, "default": 30}, "Base of an exponential backoff."
@@ -73,6 +77,7 @@ FIELDS: dict[str, Field] = {
 }
 """The submit fields of the contract, each with its reader. All but `hold` can be changed until the job first starts."""
 
+_TOGETHER = ("min_gpus", "max_gpus", "gpu_memory_mib", "shared", "hosts")
 EDITABLE = tuple(name for name in FIELDS if name != "hold")
 
 
@@ -100,8 +105,10 @@ def validate(data: Mapping[str, Any], *, owner: User, partial: bool = False, ins
         _complete(read, errors)
     elif instance and read.get("name") == "":
         read["name"] = _name_for(read.get("command", instance.command))
-    merged = ({name: getattr(instance, name) for name in ("min_gpus", "max_gpus", "gpu_memory_mib", "hosts")} if instance else {}) | read
+    merged = ({name: getattr(instance, name) for name in _TOGETHER} if instance else {}) | read
     _check_counts(merged, errors)
+    _check_shared(merged, errors, given=read.keys())
+    _check_hosts(read, errors)
     parents = _parents(read, instance, errors)
     if wrong := swaps.unknown_hash(read.get("swaps", ()), owner, instance.swaps if instance else ()):
         errors["swaps"] = [wrong]
@@ -156,6 +163,23 @@ def _check_counts(merged: Mapping[str, Any], errors: dict[str, list[str]]) -> No
     least, most = merged["min_gpus"], merged["max_gpus"]
     if least > most:
         errors["max_gpus"] = [f"max_gpus is {most}, less than min_gpus, which is {least}: raise it or lower the other."]
+
+
+def _check_shared(merged: Mapping[str, Any], errors: dict[str, list[str]], *, given: Collection[str]) -> None:
+    """Without knowing how much each may use, nobody can say how many fit on a device."""
+    if merged.get("shared") and not merged.get("gpu_memory_mib") and not errors.keys() & {"shared", "gpu_memory_mib"}:
+        named = "gpu_memory_mib" if "gpu_memory_mib" in given and "shared" not in given else "shared"
+        errors[named] = ["A job that shares must say how much memory of each device it uses: set gpu_memory_mib, or shared to false."]
+
+
+def _check_hosts(read: Mapping[str, Any], errors: dict[str, list[str]]) -> None:
+    """Where no host has joined yet, any name may still come true."""
+    if "hosts" in errors or not read.get("hosts"):
+        return
+    known = sorted(Host.objects.values_list("name", flat=True))
+    if known and (unknown := [name for name in read["hosts"] if name not in known]):
+        told = ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
+        errors["hosts"] = [f"No host is called {' or '.join(unknown[:5])}. Known are {told}: name those, or let the other one join first."]
 
 
 # --- jobs to wait for ---------------------------------------------------------------------------------------------------

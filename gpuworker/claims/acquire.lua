@@ -1,22 +1,24 @@
 -- Take devices for one dispatch of one attempt: all that it asks for, or none.
 --
--- KEYS  1 claims, a hash: device UUID -> "<attempt key> <fence> <unix ms of the last renewal>"
+-- KEYS  1 claims, a hash: device UUID -> its holders, with "|" between them: "<attempt key> <fence> <unix ms of the last
+--         renewal>" of one that has it alone, and " <MiB>" after that of each that shares it
 --       2 fences, a hash: job UID -> "<highest fence that ever claimed here> <unix ms>"; the control plane may note one
 --         that is a step higher, with a word between the two, to keep an older dispatch from claiming (jobs/bar.lua)
--- ARGV  1 attempt key   2 job UID   3 fence   4 how many devices   5... allowed device UUIDs, best first
+-- ARGV  1 attempt key   2 job UID   3 fence   4 how many devices   5 MiB of each where it shares, else 0
+--       6... pairs, best first: allowed device UUID, MiB that sharers may ask for there in all
 -- Answer  {"ok", uuid...}        taken; asked again by the same attempt key it is the same answer
 --         {"stale", fence}       a newer dispatch of this job has been here
---         {"busy", uuid, key...} too few are free: each taken device with the attempt key that holds it
+--         {"busy", uuid, key...} too few are to be had: each taken device with the attempt keys that hold it
 --
--- Key model: one field for each claimed device, so that a device has at most one holder. Whoever holds a device is in its
--- value; nothing here expires, claims end by release.lua or by renew.lua, on the host's evidence. The database issues the
--- fences and this only compares them: a flushed Redis starts over without letting an older dispatch win against a newer
--- one that has claimed since. A fence matters for as long as its spec lives (a minute); what is older than an hour is
--- swept out a few at a time, so that the hash stays small.
+-- Key model: one field for each claimed device. It has one holder, or several that all share and fit. Nothing here
+-- expires, claims end by release.lua or by renew.lua, on the host's evidence. The database issues the fences and this only
+-- compares them: a flushed Redis starts over without letting an older dispatch win against a newer one that has claimed
+-- since. A fence matters for as long as its spec lives (a minute); what is older than an hour is swept out a few at a
+-- time, so that the hash stays small.
 local now = redis.call("TIME")
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 local claims, fences = KEYS[1], KEYS[2]
-local key, job, fence, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local key, job, fence, count, mib = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local seen = redis.call("HGET", fences, job)
 if seen then
@@ -26,20 +28,39 @@ if seen then
     end
 end
 
-local taken, free, busy = {}, {}, { "busy" }
-for i = 5, #ARGV do
+-- Whether one more may join these holders; their keys; whether this attempt is among them.
+local function look(holders, room)
+    local joins, asked, keys = mib > 0, mib, {}
+    for holder in string.gmatch(holders, "[^|]+") do
+        local other = string.match(holder, "^(%S+)") or holder
+        if other == key then
+            return false, keys, true
+        end
+        local shares = tonumber(string.match(holder, "^%S+ %d+ %d+ (%d+)$"))
+        joins, asked = joins and shares ~= nil, asked + (shares or 0)
+        keys[#keys + 1] = other
+    end
+    return joins and asked <= room, keys, false
+end
+
+local taken, open, busy = {}, {}, { "busy" }
+for i = 6, #ARGV, 2 do
     local uuid = ARGV[i]
-    local holder = redis.call("HGET", claims, uuid)
-    if not holder then
-        free[#free + 1] = uuid
-    elseif string.match(holder, "^(%S+)") == key then
+    local holders = redis.call("HGET", claims, uuid)
+    local joins, keys, mine = look(holders or "", tonumber(ARGV[i + 1]))
+    if mine then
         taken[#taken + 1] = uuid
+    elseif not holders or joins then
+        open[#open + 1] = uuid
     else
-        busy[#busy + 1] = uuid
-        busy[#busy + 1] = string.match(holder, "^(%S+)") or holder
+        for _, other in ipairs(keys) do
+            busy[#busy + 1] = uuid
+            busy[#busy + 1] = other
+        end
     end
 end
-for _, uuid in ipairs(free) do
+local had = #taken
+for _, uuid in ipairs(open) do
     if #taken < count then
         taken[#taken + 1] = uuid
     end
@@ -49,8 +70,12 @@ if #taken < count then
 end
 
 local answer = { "ok" }
+local holder = key .. " " .. ARGV[3] .. " " .. now_ms .. (mib > 0 and " " .. ARGV[5] or "")
 for i = 1, count do
-    redis.call("HSET", claims, taken[i], key .. " " .. ARGV[3] .. " " .. now_ms)
+    if i > had then
+        local beside = redis.call("HGET", claims, taken[i])
+        redis.call("HSET", claims, taken[i], beside and beside .. "|" .. holder or holder)
+    end
     answer[#answer + 1] = taken[i]
 end
 redis.call("HSET", fences, job, ARGV[3] .. " " .. now_ms)

@@ -5,7 +5,7 @@ One Lua file for each operation; their headers hold the key model. All raise red
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ class Held:
     key: str
     fence: int
     uuids: tuple[str, ...]
+    shared_mib: int = 0
+    """What it may count on of each device, where it shares; 0: it has them alone."""
 
 
 class ClaimStore:
@@ -43,9 +45,24 @@ class ClaimStore:
         self._claims, self._fences = protocol.claims_key(host), protocol.fences_key(host)
         self._acquire, self._release, self._renew = (client.register_script(_source(name)) for name in ("acquire", "release", "renew"))
 
-    def acquire(self, key: str, *, job: str, fence: int, count: int, allowed: Sequence[str]) -> tuple[str, ...] | ClaimRefused:
-        """The first `count` free ones of `allowed`, or nothing. The same key asking again gets what it has."""
-        answer = _texts(self._acquire(keys=[self._claims, self._fences], args=[key, job, fence, count, *allowed]))
+    def acquire(
+        self,
+        key: str,
+        *,
+        job: str,
+        fence: int,
+        count: int,
+        allowed: Sequence[str],
+        shared_mib: int = 0,
+        room_mib: Mapping[str, int] | None = None,
+    ) -> tuple[str, ...] | ClaimRefused:
+        """The first `count` of `allowed` that are to be had, or nothing. The same key asking again gets what it has.
+
+        With `shared_mib` a device may have other holders that share, as far as `room_mib` of it goes round.
+        """
+        room_mib = room_mib or {}
+        pairs = [word for uuid in allowed for word in (uuid, room_mib.get(uuid, 0))]
+        answer = _texts(self._acquire(keys=[self._claims, self._fences], args=[key, job, fence, count, shared_mib, *pairs]))
         word, rest = answer[0], answer[1:]
         if word == "ok":
             return tuple(rest)
@@ -59,7 +76,7 @@ class ClaimStore:
 
     def renew(self, held: Sequence[Held], *, left_over_after_s: float = LEFT_OVER_AFTER_S) -> dict[str, str]:
         """Say again all that this host's attempts hold. The answer: devices that Redis gives to somebody else, and to whom."""
-        said = [word for one in held for uuid in one.uuids for word in (uuid, one.key, one.fence)]
+        said = [word for one in held for uuid in one.uuids for word in (uuid, one.key, one.fence, one.shared_mib)]
         answer = _texts(self._renew(keys=[self._claims], args=[round(left_over_after_s * 1000), *said]))
         return dict(zip(answer[::2], answer[1::2], strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import pwd
 import stat
@@ -17,6 +18,20 @@ Training = tuple[tuple[str, ...], list[int]]
 """A living attempt: the UUIDs of its devices and the pids of its processes."""
 Trainings = Callable[[], Sequence[Training]]
 MIB = 1024 * 1024
+
+
+class Link(enum.IntEnum):
+    """How two devices of a host reach each other; the higher, the nearer."""
+
+    SYSTEM = 1
+    """Over the link between two processors."""
+    NODE = 2
+    """Over two host bridges of one processor."""
+    HOST_BRIDGE = 3
+    SWITCHES = 4
+    SWITCH = 5
+    BOARD = 6
+    NVLINK = 7
 
 
 @dataclass(frozen=True, slots=True)

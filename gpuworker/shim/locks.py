@@ -26,13 +26,14 @@ def lock_path(folder: str | os.PathLike[str], uuid: str) -> str:
     return os.path.join(folder, f"autotrainer-{uuid.replace('/', '_')}.lock")
 
 
-def take_all(paths: Sequence[str]) -> list[int]:
-    """Descriptors of all locks, in the order given. Raises Taken, or OSError for a lock that cannot be used."""
+def take_all(paths: Sequence[str], *, shared: bool = False) -> list[int]:
+    """Descriptors of all locks, in the order given, `shared` with others who share. Raises Taken, or OSError for a lock
+    that cannot be used."""
     deadline = time.monotonic() + PATIENCE_S
     held: list[int] = []
     try:
         for path in paths:
-            held.append(_take_patiently(path, deadline))
+            held.append(_take_patiently(path, deadline, fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
     except BaseException:
         drop(held)
         raise
@@ -47,26 +48,26 @@ def drop(held: list[int]) -> None:
 def is_taken(path: str) -> bool:
     """Probe by trying. Only for devices that nobody of ours claims: whoever meets the probe has to try again."""
     try:
-        os.close(_take(path))
+        os.close(_take(path, fcntl.LOCK_EX))
     except Taken:
         return True
     return False
 
 
-def _take_patiently(path: str, deadline: float) -> int:
+def _take_patiently(path: str, deadline: float, how: int) -> int:
     while True:
         try:
-            return _take(path)
+            return _take(path, how)
         except (Taken, PermissionError):  # A file that another account makes at this instant may not be open to us yet.
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
 
 
-def _take(path: str) -> int:
+def _take(path: str, how: int) -> int:
     for _ in range(10):
         fd = open_lock(path)
-        if _locked(fd, path):
+        if _locked(fd, path, how):
             return fd
         os.close(fd)
     raise Taken(f"The lock {path} is being replaced again and again.")
@@ -96,10 +97,10 @@ def _open(path: str) -> int:
     return fd
 
 
-def _locked(fd: int, path: str) -> bool:
+def _locked(fd: int, path: str, how: int) -> bool:
     """False where the file was replaced meanwhile. Raises Taken; the descriptor is closed then."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
         named = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
         return False

@@ -129,7 +129,7 @@ class Shim:
             return
         if not self._launch:
             raise LaunchFailed("The host could not read launch.json.")
-        self._locks = locks.take_all(self._launch["locks"])
+        self._locks = locks.take_all(self._launch["locks"], shared=bool(self._launch.get("shared")))
         command = self._prepare()
         self._pid, self._childless = command.pid, False
         try:

@@ -114,6 +114,7 @@ def device_body(device: DeviceView) -> dict[str, Any]:
     )
     return {
         **{name: getattr(device, name) for name in names},
+        "jobs": list(device.jobs),
         "processes": [{"pid": p.pid, "user": p.user, "memory_mib": p.memory_mib, "ours": p.ours} for p in device.processes],
         "updated_at": moment(device.updated_at),
     }

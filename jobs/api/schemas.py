@@ -154,6 +154,7 @@ class DeviceBody(Body):
     state = s.ChoiceField(choices=[str(state) for state in DeviceState])
     reason = s.CharField(allow_blank=True, help_text="Who uses it, why it is drained or not known.")
     job = s.IntegerField(allow_null=True)
+    jobs = s.ListField(child=s.IntegerField(), help_text="All that have it; several where they share it.")
     simulated = s.BooleanField()
     allocatable = s.BooleanField()
     processes = ProcessBody(many=True)

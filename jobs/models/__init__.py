@@ -6,7 +6,21 @@ from jobs.models.content import Content
 from jobs.models.host import Device, Host
 from jobs.models.job import Attempt, Dispatch, IdempotencyKey, Job, JobEvent
 from jobs.models.leader import Leader
+from jobs.models.share import Share
 from jobs.models.signin import OneTimeLink
 from jobs.models.user import User
 
-__all__ = ["Attempt", "Content", "Device", "Dispatch", "Host", "IdempotencyKey", "Job", "JobEvent", "Leader", "OneTimeLink", "User"]
+__all__ = [
+    "Attempt",
+    "Content",
+    "Device",
+    "Dispatch",
+    "Host",
+    "IdempotencyKey",
+    "Job",
+    "JobEvent",
+    "Leader",
+    "OneTimeLink",
+    "Share",
+    "User",
+]

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
-from jobs.states import JobState, OnHostLoss, Outcome, WaitReason
+from jobs.states import JobState, Line, OnHostLoss, Outcome, WaitReason
 
 
 class Job(models.Model):
@@ -43,6 +43,12 @@ class Job(models.Model):
     wait_message = models.TextField(blank=True, default="")
     not_before = models.DateTimeField(null=True, blank=True)
     """No attempt starts before: the backoff after a failed one."""
+    line = models.PositiveSmallIntegerField(choices=[(p.value, p.name) for p in Line], default=Line.NEW)
+    """Means something while the job is queued; jobs.lifecycle says NEW, jobs.line the rest."""
+    ready_at = models.DateTimeField(null=True, blank=True)
+    """While it waits for a moment: that moment."""
+    request_key = models.BigIntegerField(default=0)
+    """jobs.scheduling.request.Request.key of what it asks for; right for those in line."""
     next_attempt = models.PositiveIntegerField(default=1)
     retries_spent = models.PositiveIntegerField(default=0)
     """Ended starts that the job is to blame for, beyond the first: Celery's retry counter."""
@@ -59,7 +65,10 @@ class Job(models.Model):
     class Meta:
         ordering = ["-id"]
         indexes = [
-            models.Index(fields=["state", "-priority", "id"], name="job_queue_order"),
+            models.Index(fields=["state", "line", "owner", "-priority", "id"], name="job_line_by_owner"),
+            models.Index(fields=["state", "line", "request_key", "owner", "-priority", "id"], name="job_line_by_request"),
+            models.Index(fields=["state", "line", "ready_at"], name="job_line_ready"),
+            models.Index(fields=["state", "line", "wait_code"], name="job_line_told"),
             models.Index(fields=["owner", "state"], name="job_owner_state"),
             models.Index(fields=["ended_at"], name="job_ended_at"),
         ]
@@ -105,7 +114,10 @@ class Attempt(models.Model):
             models.UniqueConstraint(fields=["job", "number"], name="attempt_number"),
             models.UniqueConstraint(fields=["job"], condition=Q(outcome=""), name="one_open_attempt"),
         ]
-        indexes = [models.Index(fields=["outcome", "host"], name="attempt_open")]
+        indexes = [
+            models.Index(fields=["outcome", "host"], name="attempt_open"),
+            models.Index(fields=["ended_at"], name="attempt_ended_at"),
+        ]
 
     def __str__(self) -> str:
         return f"#{self.job_id}, attempt {self.number}"

@@ -10,6 +10,20 @@ from jobs.states import DeviceState, HostState
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """An attempt that has a device, alone or beside others."""
+
+    job: int
+    job_name: str
+    owner: str
+    shared: bool = False
+    memory_mib: int = 0
+    """What it asked for, where it shares."""
+    ends_at: datetime | None = None
+    """It has ended by then, by its time limit; None: nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceView:
     """A device and who has it. A reading that is None is unknown, which never counts as little or as free."""
 
@@ -40,6 +54,16 @@ class DeviceView:
     """An operator, or a job that left it unclean, took it out of use; a job that runs on it goes on."""
     detail: str = ""
     """What `drained` or `unknown` comes from, as the tail of a sentence."""
+    holders: tuple[Holder, ...] = ()
+    """All that have it, lowest job first; `job` is the first of them."""
+    shared_left_mib: int | None = None
+    """Memory for one more that shares; None where nobody may join: nobody is on it, or somebody who does not share."""
+    links: tuple[tuple[str, int], ...] = ()
+    """How near other devices of its host are: UUID and a number, the nearer the higher. Empty: not known."""
+
+    @property
+    def jobs(self) -> tuple[int, ...]:
+        return tuple(holder.job for holder in self.holders)
 
 
 @dataclass(frozen=True, slots=True)

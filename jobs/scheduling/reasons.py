@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 
-from jobs.scheduling import words
+from jobs.scheduling import order, words
 from jobs.scheduling.inventory import HostView
-from jobs.scheduling.placement import Request, Waiting
+from jobs.scheduling.request import Request, Waiting
 from jobs.states import HostState, JobState, WaitReason
 
 MOST_HOSTS = 4
@@ -50,11 +50,36 @@ def dependency(parents: Sequence[Parent]) -> Reason:
     return Reason(WaitReason.DEPENDENCY, f"Waits for {words.listed(told, separator='; ')}.")
 
 
-def behind(first: Waiting, job: Waiting) -> Reason:
-    """Somebody else who waits at the same places goes first."""
-    why = f"priority {first.priority}, this job has {job.priority}" if first.priority != job.priority else "submitted earlier"
+def behind(
+    first: Waiting, job: Waiting, *, before: int = 1, until: datetime | None = None, now: datetime | None = None, zone: tzinfo = UTC
+) -> Reason:
+    """Somebody else who waits at the same places goes first.
+
+    `before`: how many jobs of that owner are before this one. `until`: what has ended by then may start before the first.
+    """
+    needs = f"it {_needs(first.request, 'needs')}"
+    slips = f" What ends {words.clock(until, now=now, zone=zone, by=True)} may start before it." if until and now else ""
     of = f" of {first.owner}" if first.owner else ""
-    return Reason(WaitReason.PRIORITY, f"#{first.id}{of} goes first ({why}); it {_needs(first.request, 'needs')}.")
+    if first.priority != job.priority:
+        message = f"#{first.id}{of} goes first (priority {first.priority}, this job has {job.priority}); {needs}.{slips}"
+    elif first.id < job.id or first.owner == job.owner:
+        message = f"#{first.id}{of} goes first (submitted earlier); {needs}.{slips}"
+    else:
+        message = f"{_in_turn(first, job, before)}; #{first.id} is the first, {needs}.{slips}"
+    return Reason(WaitReason.PRIORITY, message)
+
+
+def _in_turn(first: Waiting, job: Waiting, before: int) -> str:
+    who = f"Behind {words.plural(max(1, before), 'job')} of {first.owner}"
+    if first.used < job.used:
+        return f"{who}, who has used less lately ({order.hours(first.used)} GPU-hours against {order.hours(job.used)} of {job.owner})"
+    return f"{who}, who has fewer jobs that run or wait before it: people take turns"
+
+
+def far_behind(request: Request, count: int) -> Reason:
+    """Many go first: told in words that stay true until it has come near to the front."""
+    turn = "by priority, then by who has used least lately, then by age"
+    return Reason(WaitReason.PRIORITY, f"At least {count} jobs go first ({turn}). It {_needs(request, 'needs')}.")
 
 
 def no_room(request: Request, hosts: Sequence[HostView], *, now: datetime, zone: tzinfo) -> Reason:
@@ -84,7 +109,7 @@ def _needs(request: Request, verb: str) -> str:
     if not request.min_gpus:
         return f"{verb} a job slot"
     memory = f" with {words.size(request.gpu_memory_mib)} free" if request.gpu_memory_mib else ""
-    return f"{verb} {words.plural(request.min_gpus, 'GPU')}{memory}"
+    return f"{verb} {words.plural(request.min_gpus, 'GPU')}{memory}{' to share' if request.shared else ''}"
 
 
 def _capable(request: Request, host: HostView) -> bool:
@@ -97,7 +122,13 @@ def _fitting(request: Request, host: HostView) -> int:
 
 
 def _free(request: Request, host: HostView) -> int:
-    return sum(map(request.suits, host.free_devices))
+    return len(_to_be_had(request, host))
+
+
+def _to_be_had(request: Request, host: HostView) -> set[str]:
+    """Devices that would take it now."""
+    joinable = (d for d in host.devices if d.allocatable and request.joins(d))
+    return {d.uuid for d in host.free_devices if request.suits(d)} | {d.uuid for d in joinable}
 
 
 def _in_use(request: Request, host: HostView) -> str:
@@ -105,7 +136,7 @@ def _in_use(request: Request, host: HostView) -> str:
         return f"{host.name} runs {words.plural(host.used_slots, 'job')}, as many as it may"
     if not request.min_gpus:
         return f"{host.name} has {words.plural(host.free_slots, 'job slot')} free"
-    suiting = {d.uuid for d in host.free_devices if request.suits(d)}
+    suiting = _to_be_had(request, host)
     countable = [d for d in host.devices if d.allocatable]
     taken = words.devices(d for d in countable if d.uuid not in suiting)
     return f"{host.name} has {len(suiting)} of {len(countable)}{f': {taken}' if taken else ''}"

@@ -32,9 +32,14 @@ def listed(parts: Sequence[str], *, separator: str = ", ", most: int = LONGEST_L
 # --- times --------------------------------------------------------------------------------------------------------------
 
 
-def clock(when: datetime, *, now: datetime, zone: tzinfo) -> str:
-    """`at 14:31`, `tomorrow at 14:31` or `on 2026-03-09 at 14:31`, in the lab's zone; with seconds where it is near."""
+def clock(when: datetime, *, now: datetime, zone: tzinfo, by: bool = False) -> str:
+    """`at 14:31`, `tomorrow at 14:31` or `on 2026-03-09 at 14:31`, in the lab's zone; with seconds where it is near.
+
+    `by`: `before 14:31` and so on, to the whole minute before, as a limit is told.
+    """
     local, today = when.astimezone(zone), now.astimezone(zone).date()
+    if by:
+        return f"before {local:%H:%M}" if local.date() == today else f"before {local:%Y-%m-%d %H:%M}"
     short = local.strftime("%H:%M:%S" if abs(when - now) < timedelta(minutes=10) else "%H:%M")
     if local.date() == today:
         return f"at {short}"
@@ -76,7 +81,7 @@ def holding(device: DeviceView, *, many: bool = False) -> str:
     be = "are" if many else "is"
     match device.state:
         case DeviceState.CLAIMED:
-            return f"{'run' if many else 'runs'} #{device.job} of {device.job_owner}"
+            return _held(device, "run" if many else "runs")
         case DeviceState.BUSY_EXTERNAL if device.detail:
             return f"{'run' if many else 'runs'} {device.detail}"
         case DeviceState.BUSY_EXTERNAL:
@@ -92,6 +97,14 @@ def holding(device: DeviceView, *, many: bool = False) -> str:
     if device.free_memory_mib is None:
         return f"{'have' if many else 'has'} unknown free memory"
     return f"{'have' if many else 'has'} {size(device.free_memory_mib)} free"
+
+
+def _held(device: DeviceView, verb: str) -> str:
+    if not device.holders or not device.holders[0].shared:
+        return f"{verb} #{device.job} of {device.job_owner}"
+    jobs = listed([f"#{holder.job} of {holder.owner}" for holder in device.holders], most=3)
+    left = "" if device.shared_left_mib is None else f", which leave {size(device.shared_left_mib)} to share"
+    return f"{verb} {jobs}{left}"
 
 
 def devices(those: Iterable[DeviceView]) -> str:

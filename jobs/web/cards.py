@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DENSE_FROM = 17
 """From this many devices on, cards are drawn small: 64 must fit into a look."""
 PROCESSES_SHOWN = 3
+HOLDERS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,16 @@ class Shares:
 
 
 @dataclass(frozen=True, slots=True)
+class OnIt:
+    """A job that has the device."""
+
+    job: int
+    job_name: str
+    owner: str
+    started_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     device: DeviceView
     shares: Shares
@@ -39,8 +50,9 @@ class Card:
     """The largest processes that are not ours."""
     more: int
     """How many more there are of them."""
-    started_at: datetime | None
-    """Since when the job on it runs."""
+    holders: tuple[OnIt, ...]
+    more_holders: int
+    """How many more share it than are shown."""
 
     @property
     def explains(self) -> bool:
@@ -77,13 +89,15 @@ def blocks(hosts: list[HostView], started: Mapping[int, datetime]) -> list[HostB
 
 def _block(host: HostView, started: Mapping[int, datetime]) -> HostBlock:
     models = {device.name for device in host.devices}
-    cards = tuple(card(device, started.get(device.job or 0)) for device in host.devices)
+    cards = tuple(card(device, started) for device in host.devices)
     return HostBlock(host, cards, models.pop() if len(models) == 1 else "")
 
 
-def card(device: DeviceView, started_at: datetime | None = None) -> Card:
+def card(device: DeviceView, started: Mapping[int, datetime]) -> Card:
     outside = sorted((p for p in device.processes if not p.ours), key=lambda p: -(p.memory_mib or 0))
-    return Card(device, _shares(device), tuple(outside[:PROCESSES_SHOWN]), len(outside[PROCESSES_SHOWN:]), started_at)
+    holders = tuple(OnIt(h.job, h.job_name, h.owner, started.get(h.job)) for h in device.holders[:HOLDERS_SHOWN])
+    more = len(device.holders[HOLDERS_SHOWN:])
+    return Card(device, _shares(device), tuple(outside[:PROCESSES_SHOWN]), len(outside[PROCESSES_SHOWN:]), holders, more)
 
 
 def _shares(device: DeviceView) -> Shares:

@@ -211,6 +211,7 @@ FOLDED = (
         mono=True,
     ),
     Input(name="retry_on_oom", label=gettext_lazy("Retry when the GPU ran out of memory, too"), kind="check", initial="on"),
+    Input(name="shared", label=gettext_lazy("Share GPUs with other jobs that share, within the memory asked for"), kind="check"),
     Input(name="hold", label=gettext_lazy("Hold it: wait until somebody releases it"), kind="check"),
 )
 ALL = INPUTS + FOLDED
@@ -269,6 +270,7 @@ def of_job(job: Job) -> dict[str, str]:
         "environment": job.environment,
         "env": "\n".join(f"{name}={value}" for name, value in job.env.items()),
         "retry_on_oom": "on" if job.retry_on_oom else "",
+        "shared": "on" if job.shared else "",
     }
 
 

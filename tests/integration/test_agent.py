@@ -185,6 +185,43 @@ def test_agent_refuses_a_device_that_another_attempt_holds(host: Host) -> None:
     host.report(Ended, first)
 
 
+def test_agent_starts_those_who_share_a_device_beside_each_other_and_nobody_else(host: Host) -> None:
+    (device,) = host.uuids[:1]
+    sharing = {"devices": (device,), "shared": True, "gpu_memory_mib": 3000}
+    first = host.offer(host.spec("sleep 60", **sharing))
+    host.report(Started, first)
+    second = host.offer(host.spec("sleep 60", fence=101, **sharing))
+    host.report(Started, second)
+    third = host.offer(host.spec("true", fence=102, **sharing))
+    assert first.job in host.report(Refused, third).message  # 8 GiB are not enough for three
+    alone = host.offer(host.spec("true", fence=103, devices=(device,)))
+    assert host.report(Refused, alone).code == "device_busy"
+    host.stop(first)
+    assert host.report(Ended, first).unclean == {}  # what is still on it belongs to the other
+    assert set(host.claims()) == {device}
+    fourth = host.offer(host.spec("true", fence=104, **sharing))
+    assert host.report(Ended, fourth).exit_code == 0
+    host.stop(second)
+    assert host.report(Ended, second).unclean == {}
+    wait_until(lambda: not host.claims(), 5, "nothing is claimed any more")
+
+
+def test_agent_that_takes_over_says_the_claims_of_those_who_share_again(host: Host) -> None:
+    sharing = {"devices": host.uuids[:1], "shared": True, "gpu_memory_mib": 4000}
+    specs = [host.offer(host.spec("sleep 60", fence=100 + n, **sharing)) for n in range(2)]
+    for spec in specs:
+        host.report(Started, spec)
+    host.kill()
+    host.client.delete(protocol.claims_key(HOST))
+    host.start()
+    wait_until(lambda: host.claims(), 5, "claims")
+    third = host.offer(host.spec("true", fence=110, **sharing))
+    assert host.report(Refused, third).code == "device_busy"
+    for spec in specs:
+        host.stop(spec)
+        host.report(Ended, spec)
+
+
 def test_agent_starts_nothing_that_is_not_its_control_planes_word(host: Host) -> None:
     spec = host.spec("touch ran", device_count=0)
     stranger = protocol.derive_host_key(b"another cluster", HOST)

@@ -82,7 +82,7 @@ def test_list_takes_as_many_queries_for_many_jobs_as_for_few(api: Rest, ann: Use
     parent = make_job(ann)
     for _ in range(30):
         make_attempt(make_job(ann, after=[parent]))
-    with django_assert_max_num_queries(8) as queries:
+    with django_assert_max_num_queries(10) as queries:
         assert len(api("GET", "jobs/").json()["results"]) == 31
     assert isinstance(queries, CaptureQueriesContext)
 

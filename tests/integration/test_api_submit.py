@@ -140,7 +140,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"swaps": [{"target": str(i), "source": "/b"} for i in range(33)]}, "swaps", "32"),
     ({"swaps": [{"target": "a", "sha256": "0" * 64}]}, "swaps", "handed in no content"),
     ({"swaps": [{"target": "a", "sha256": "../x"}]}, "swaps", "64"),
-    ({"shared": True}, "shared", "leave this field out"),
+    ({"shared": True}, "shared", "set gpu_memory_mib"),
     ({"artifacts": ["*.png"]}, "artifacts", "leave this field out"),
     ({"notify": ["a@b.c"]}, "notify", "leave this field out"),
     ({"on_host_loss": "requeue"}, "on_host_loss", "leave this field out"),
@@ -229,9 +229,17 @@ def test_submit_is_taken_when_a_host_has_just_told_its_devices(host: FakeHost, a
     assert "24 GiB" in errors(Rest(ada)("POST", "jobs/", {"command": "true", "gpu_memory_mib": 30_000}))["gpu_memory_mib"]
 
 
-def test_submit_is_taken_when_it_names_a_host_that_is_not_there_yet(api: Rest) -> None:
+def test_submit_is_refused_when_it_names_a_host_that_nobody_knows(api: Rest) -> None:
+    assert api("POST", "jobs/", {"command": "true", "hosts": ["gpu-z"]}).status_code == 201  # no host has joined: any may
     known_host("gpu-a", 24)
-    assert api("POST", "jobs/", {"command": "true", "min_gpus": 8, "hosts": ["gpu-a", "gpu-z"]}).status_code == 201
+    assert "gpu-z. Known are gpu-a" in errors(api("POST", "jobs/", {"command": "true", "hosts": ["gpu-a", "gpu-z"]}))["hosts"]
+
+
+def test_submit_shares_only_with_a_number_of_the_memory_that_it_uses(api: Rest) -> None:
+    job = api("POST", "jobs/", {"command": "true", "shared": True, "gpu_memory_mib": 4096}).json()
+    assert (job["shared"], job["gpu_memory_mib"]) == (True, 4096)
+    assert "set gpu_memory_mib" in errors(api("PATCH", f"jobs/{job['id']}/", {"gpu_memory_mib": 0}))["gpu_memory_mib"]
+    assert api("PATCH", f"jobs/{job['id']}/", {"gpu_memory_mib": 0, "shared": False}).status_code == 200
 
 
 def test_submit_needs_no_device_when_it_asks_for_none(api: Rest) -> None:

@@ -76,6 +76,50 @@ def test_release_gives_back_only_what_the_attempt_has(store: ClaimStore) -> None
     assert refusal(take(store, "job-c.1.13", 1, "u3")).code == "device_busy"
 
 
+SHARER, SHARER_2 = "job-s.1.20", "job-t.1.21"
+
+
+def share(store: ClaimStore, key: str, mib: int, *allowed: str, room: int = 100) -> tuple[str, ...] | ClaimRefused:
+    job, _, fence = key.rsplit(".", 2)
+    room_mib = dict.fromkeys(allowed, room)
+    return store.acquire(key, job=job, fence=int(fence), count=1, allowed=allowed, shared_mib=mib, room_mib=room_mib)
+
+
+def test_claims_that_share_a_device_fit_into_its_memory(store: ClaimStore) -> None:
+    assert share(store, SHARER, 60, "u1") == ("u1",)
+    assert share(store, SHARER_2, 50, "u1", "u2") == ("u2",)
+    assert share(store, "job-v.1.22", 40, "u1") == ("u1",)
+    assert refusal(share(store, "job-w.1.23", 1, "u1")).code == "device_busy"
+    assert share(store, SHARER, 60, "u1") == ("u1",)  # it has it already
+
+
+def test_claim_that_shares_is_never_beside_one_that_does_not(store: ClaimStore) -> None:
+    take(store, A1, 1, "u1")
+    share(store, SHARER, 10, "u2")
+    assert A1 in refusal(share(store, SHARER_2, 10, "u1")).message
+    assert SHARER in refusal(take(store, B1, 1, "u2")).message
+
+
+def test_release_leaves_those_who_share_the_device(store: ClaimStore) -> None:
+    share(store, SHARER, 60, "u1")
+    share(store, SHARER_2, 40, "u1")
+    assert store.release(SHARER) == ("u1",)
+    assert refusal(take(store, B1, 1, "u1")).code == "device_busy"
+    assert store.release(SHARER_2) == ("u1",)
+    assert take(store, B1, 1, "u1") == ("u1",)
+
+
+def test_renewal_says_all_who_share_a_device_again(store: ClaimStore, client: redis.Redis) -> None:
+    sharing = [Held(SHARER, 20, ("u1",), 60), Held(SHARER_2, 21, ("u1",), 30)]
+    assert store.renew(sharing) == {}
+    assert store.renew([*sharing, Held(A1, 10, ("u1",))]) == {"u1": SHARER_2}
+    assert refusal(share(store, "job-v.1.22", 11, "u1")).code == "device_busy"
+    assert share(store, "job-v.1.22", 10, "u1") == ("u1",)
+    store.renew(sharing[:1], left_over_after_s=-1)
+    assert refusal(share(store, SHARER_2, 41, "u1")).code == "device_busy"
+    assert share(store, SHARER_2, 40, "u1") == ("u1",)
+
+
 def test_renewal_refills_an_emptied_redis(store: ClaimStore, client: redis.Redis) -> None:
     take(store, A1, 2, "u1", "u2")
     client.flushall()

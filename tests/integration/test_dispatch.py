@@ -11,7 +11,7 @@ from django.utils import timezone
 from gpuworker.protocol import ProcessReading
 from jobs import dispatch, drains, lifecycle
 from jobs.models import Attempt, Host, Job, User
-from jobs.states import JobState, WaitReason
+from jobs.states import JobState, Line, WaitReason
 from tests.integration.fakehost import FakeHost
 
 Submit = Callable[..., Job]
@@ -78,7 +78,7 @@ def test_jobs_that_may_not_start_yet_say_why(submit: Submit, host: FakeHost) -> 
     child = submit(after=(parent,))
     failed = submit()
     Job.objects.filter(pk=failed.pk).update(
-        not_before=timezone.now() + timedelta(seconds=300), retries_spent=1, max_retries=2, next_attempt=2
+        not_before=timezone.now() + timedelta(seconds=300), retries_spent=1, max_retries=2, next_attempt=2, line=Line.NEW
     )
     run_pass()
     assert why(child) == (WaitReason.DEPENDENCY, f"Waits for #{parent.pk} parent, which is starting.")
@@ -89,11 +89,12 @@ def test_jobs_that_may_not_start_yet_say_why(submit: Submit, host: FakeHost) -> 
 
 
 def test_job_starts_once_its_parent_completed(submit: Submit, host: FakeHost) -> None:
-    parent, child = submit(hold=True), None
+    parent = submit()
     child = submit(after=(parent,))
     run_pass()
+    (spec,) = host.offers()
     assert state(child) is JobState.QUEUED
-    Job.objects.filter(pk=parent.pk).update(state=JobState.COMPLETED)
+    lifecycle.ended(host.ended(spec), host="gpu-a")
     run_pass()
     assert state(child) is JobState.STARTING
 

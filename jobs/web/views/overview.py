@@ -15,11 +15,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from jobs import access
+from jobs import access, line
 from jobs.capacity import HostView, hosts_now
-from jobs.dispatch import queue_positions
 from jobs.models import Attempt, Job
-from jobs.states import ACTIVE, TERMINAL, JobState
+from jobs.states import ACTIVE, TERMINAL, JobState, Line
 from jobs.web.cards import DENSE_FROM, blocks
 from jobs.web.people import UserRequest, live_part, signed_in
 from jobs.web.words import place
@@ -99,12 +98,14 @@ def _running() -> list[Row]:
 
 
 def _waiting() -> list[Row]:
-    """Queued jobs in the order they will start, then held ones."""
-    queued = list(Job.objects.filter(state=JobState.QUEUED).select_related("owner").order_by("-priority", "id")[:ROWS])
-    positions = queue_positions([job.pk for job in queued])
-    queued.sort(key=lambda job: positions.get(job.pk, ROWS))
-    held = Job.objects.filter(state=JobState.HELD).select_related("owner").order_by("id")[: ROWS - len(queued)]
-    return [Row(job, position=positions.get(job.pk)) for job in [*queued, *held]]
+    """Queued jobs in the order they will start, then those that wait for a moment or for other jobs, then held ones."""
+    positions = {row.waiting.id: place for place, row in enumerate(line.first(ROWS), start=1)}
+    found = Job.objects.select_related("owner")
+    in_line = sorted(found.filter(pk__in=positions, state=JobState.QUEUED), key=lambda job: positions[job.pk])
+    others = found.filter(state=JobState.QUEUED).exclude(line=Line.IN).order_by("ready_at", "id")[: ROWS - len(in_line)]
+    waiting = [*in_line, *others]
+    held = found.filter(state=JobState.HELD).order_by("id")[: ROWS - len(waiting)]
+    return [Row(job, position=positions.get(job.pk)) for job in [*waiting, *held]]
 
 
 def _ended(now: datetime) -> list[Row]:

@@ -83,6 +83,20 @@ def test_locks_that_cannot_all_be_had_are_all_given_back(tmp_path, monkeypatch):
     assert not locks.is_taken(second)
 
 
+def test_locks_that_are_shared_keep_out_who_wants_them_alone(tmp_path: Path) -> None:
+    path = locks.lock_path(tmp_path, "u1")
+    one, two = locks.take_all([path], shared=True), locks.take_all([path], shared=True)
+    locks.drop(one)
+    with pytest.raises(locks.Taken):
+        locks.take_all([path])
+    assert locks.is_taken(path)
+    locks.drop(two)
+    alone = locks.take_all([path])
+    with pytest.raises(locks.Taken):
+        locks.take_all([path], shared=True)
+    locks.drop(alone)
+
+
 def table(*rows: tuple[int, int, int]) -> processes.Table:
     return {pid: Process(pid, parent, session, 100 + pid, False) for pid, parent, session in rows}
 
