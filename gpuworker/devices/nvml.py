@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import pynvml
 
-from gpuworker.devices.base import LONGEST_READ_S, MIB, Reading, Training, machine_lock_folder, process_owner
+from gpuworker.devices.base import LONGEST_READ_S, MIB, Link, Reading, Training, machine_lock_folder, process_owner
+from gpuworker.devices.links import Links
 from gpuworker.devices.patience import Hanging, PatientThread
 from gpuworker.protocol import DeviceReading, ProcessReading
 
@@ -38,6 +39,14 @@ _MENDS = {
 }
 
 
+_TOPOLOGY = {
+    pynvml.NVML_TOPOLOGY_INTERNAL: Link.BOARD,
+    pynvml.NVML_TOPOLOGY_SINGLE: Link.SWITCH,
+    pynvml.NVML_TOPOLOGY_MULTIPLE: Link.SWITCHES,
+    pynvml.NVML_TOPOLOGY_HOSTBRIDGE: Link.HOST_BRIDGE,
+    pynvml.NVML_TOPOLOGY_NODE: Link.NODE,
+    pynvml.NVML_TOPOLOGY_SYSTEM: Link.SYSTEM,
+}
 Shares = dict[tuple[str, int], float]
 
 
@@ -77,6 +86,9 @@ class _Nvml:
         self._known: dict[str, DeviceReading] = {}
         self._faults: dict[int, str] = {}
         """By index: why the card there cannot even be identified."""
+        self._cards: dict[str, Any] = {}
+        """Handles of the cards that answered in the last reading."""
+        self._links = Links(_near)
 
     def read(self, only: Collection[str]) -> Reading:
         try:
@@ -85,10 +97,10 @@ class _Nvml:
         except pynvml.NVMLError as exc:
             self._close()
             return Reading(error=_MENDS.get(exc.value, f"NVML: {exc}."))
-        faults_before, self._faults = self._faults, {}
+        faults_before, self._faults, self._cards = self._faults, {}, {}
         shares: dict[tuple[str, int], float] = {}
         seen = {device.uuid: device for index in range(count) for device in self._card(index, shares)}
-        devices = seen | self._missing(seen)
+        devices = self._links.added(seen | self._missing(seen), self._cards)
         self._remember(seen, faults_before)
         if any(device.error for device in devices.values()) and time.monotonic() - self._opened_at > REOPEN_AFTER_S:
             self._close()
@@ -118,6 +130,7 @@ class _Nvml:
             return []
         try:
             slices = _slices(handle)
+            self._cards[uuid] = handle
             card = replace(_device(handle, uuid, index, shares), allocatable=slices is None)
             return [card, *(_slice(slice_, slice_uuid, card, shares) for slice_, slice_uuid in slices or ())]
         except _Lost as exc:
@@ -147,6 +160,17 @@ class _Nvml:
         self.mask_tokens |= {uuid: uuid if device.parent else str(device.index) for uuid, device in seen.items()}
         if self._faults != faults_before:
             log.warning("Cards that cannot be identified: %s", self._faults or "none any more", extra={"action": "nvml"})
+
+
+def _near(one: Any, two: Any) -> Link | None:
+    """None where the driver does not say."""
+    try:
+        if _ask(pynvml.nvmlDeviceGetP2PStatus, one, two, pynvml.NVML_P2P_CAPS_INDEX_NVLINK) == pynvml.NVML_P2P_STATUS_OK:
+            return Link.NVLINK
+        level = _ask(pynvml.nvmlDeviceGetTopologyCommonAncestor, one, two)
+    except _Lost:
+        return None
+    return None if level is None else _TOPOLOGY.get(level)
 
 
 # --- one device ---------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 
 from gpuworker import devices, settings
 from gpuworker.devices import nvml
+from gpuworker.devices.base import Link
 from gpuworker.devices.nvml import NvmlBackend
 from gpuworker.inventory import Inventory
 from tests.nvml_stub import GIB, Driver
@@ -42,6 +43,20 @@ def test_two_cards_are_read_with_all_that_they_say(driver: Driver, backend: Nvml
     assert idle.allocatable
     assert (idle.parent, idle.error, idle.processes) == ("", "", ())
     assert [backend.mask_token(device.uuid) for device in reading.devices] == ["0", "1"]
+
+
+def test_cards_say_how_near_the_others_are_and_are_asked_once(driver: Driver, backend: NvmlBackend, library: Path) -> None:
+    driver.tell(count=4)
+    driver.card(2)
+    driver.card(3)
+    driver.tell(_0__near__1=10, _0__near__2=50, _1__near__2=30, _1__near__3="!999", _2__nvlink__3=1, _2__near__3=20)
+    first, second, third, fourth = backend.read().devices
+    assert first.links == {second.uuid: Link.SWITCH, third.uuid: Link.SYSTEM}
+    assert second.links == {first.uuid: Link.SWITCH, third.uuid: Link.HOST_BRIDGE}
+    assert fourth.links == {third.uuid: Link.NVLINK}
+    asked = pynvml.nvmlLib.stub_links_asked()
+    assert backend.read(only=[fourth.uuid]).devices[0].links == fourth.links
+    assert pynvml.nvmlLib.stub_links_asked() == asked
 
 
 def test_memory_that_the_driver_keeps_for_itself_does_not_count_as_used(driver: Driver, backend: NvmlBackend) -> None:

@@ -10,6 +10,7 @@
  *   0.memory=MiB MiB MiB  total, reserved, used (version 1 tells reserved + used as used); 0.memory_v2=!13: version 1 only
  *   0.util, .temp, .power (mW), .limit (mW), .name
  *   0.compute=PID:BYTES PID:na ..     0.graphics=..     0.shares=PID:PERCENT ..
+ *   0.near.1=LEVEL        topology level of the cards 0 and 1 (0.. 50); 0.nvlink.1=1: they have an NVLink
  *   0.mig=1  0.places=7   MIG mode, and how many slices there may be; a place without a uuid is empty
  *
  * A reading without its key is NotSupported. An empty process list is a key with nothing after the `=`.
@@ -26,7 +27,7 @@ typedef struct { unsigned int pid; unsigned long long at; unsigned int sm, mem, 
 typedef struct { unsigned long long total, free, used; } memory_v1_t;
 typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } memory_v2_t;
 
-static int opened, opens;
+static int opened, opens, links_asked;
 
 int stub_opens(void) { return opens; }
 
@@ -142,6 +143,30 @@ int nvmlDeviceGetPowerUsage(void *h, unsigned int *out) { return number("nvmlDev
 int nvmlDeviceGetEnforcedPowerLimit(void *h, unsigned int *out) { return number("nvmlDeviceGetEnforcedPowerLimit", h, "limit", out); }
 int nvmlDeviceGetTemperature(void *h, int sensor, unsigned int *out) { (void)sensor; return number("nvmlDeviceGetTemperature", h, "temp", out); }
 int nvmlDeviceGetMaxMigDeviceCount(void *h, unsigned int *out) { return number("nvmlDeviceGetMaxMigDeviceCount", h, "places", out); }
+
+static int between(const char *function, void *one, void *two, const char *what, unsigned int *out) {
+    char key[64];
+    int low = (int)(size_t)one - 1, high = (int)(size_t)two - 1;
+    if (low > high) return between(function, two, one, what, out);
+    links_asked++;
+    snprintf(key, sizeof key, "%s.%d", what, high);
+    return number(function, one, key, out);
+}
+
+int stub_links_asked(void) { return links_asked; }
+
+int nvmlDeviceGetTopologyCommonAncestor(void *one, void *two, unsigned int *level) {
+    return between("nvmlDeviceGetTopologyCommonAncestor", one, two, "near", level);
+}
+
+int nvmlDeviceGetP2PStatus(void *one, void *two, unsigned int what, unsigned int *status) {
+    unsigned int linked = 0;
+    int answer = between("nvmlDeviceGetP2PStatus", one, two, "nvlink", &linked);
+    (void)what;
+    if (answer == NOT_SUPPORTED) answer = OK;
+    *status = linked ? 0 : 5;
+    return answer;
+}
 
 int nvmlDeviceGetUtilizationRates(void *handle, unsigned int out[2]) {
     out[1] = 0;
