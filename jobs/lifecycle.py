@@ -63,6 +63,7 @@ def _with_contents(fields: Mapping[str, Any], owner: User) -> Mapping[str, Any]:
 def edit(job: Job, changes: Mapping[str, Any], *, after: Collection[Job] | None = None, actor: User) -> bool:
     """Change a job that has not started; False if it has."""
     with transaction.atomic():
+        _locked(job.pk)  # PostgreSQL would look for attempts as of before it waited for a start to be committed.
         changes = _with_contents(changes, job.owner)
         if Job.objects.filter(pk=job.pk, state__in=WAITING, attempts__isnull=True).update(line=Line.NEW, **changes) != 1:
             return False

@@ -23,6 +23,7 @@ import django  # noqa: E402
 import pytest  # noqa: E402
 import redis  # noqa: E402
 
+from tests.postgres import Postgres, private_postgres, programs  # noqa: E402
 from tests.waiting import wait_until  # noqa: E402
 
 django.setup()
@@ -86,6 +87,16 @@ def redis_url(redis_server: RedisServer) -> str:
     with redis_server.client() as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The session's PostgreSQL."""
+    binaries = programs()
+    if not binaries:
+        missing("PostgreSQL")
+    with private_postgres(Path(binaries or "")) as server:
+        yield server
 
 
 def pytest_unconfigure() -> None:

@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from kombu import pools
 
 from autotrainer_site.celery import app
 from gpuworker.settings import celery_url
 from jobs import hostlink, lifecycle
 from jobs.models import Host, Job, User
+from tests.integration.databases import connected_to, postgres_as_default
 from tests.integration.fakehost import FakeHost
 from tests.nvml_stub.fixtures import driver, library  # noqa: F401
+from tests.postgres import Postgres
 
 
 @pytest.fixture
@@ -29,6 +32,23 @@ def broker(redis_url: str, settings: Any) -> Iterator[str]:
     app._pool = app.amqp._producer_pool = None
     hostlink.client().close()
     hostlink.client.cache_clear()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[str]:
+    """The test happens once on each."""
+    if request.param == "sqlite":
+        yield "sqlite"
+        return
+    with postgres_as_default(request.getfixturevalue("migrated_postgres")):
+        yield "postgresql"
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Postgres, django_db_blocker: Any) -> Postgres:
+    with django_db_blocker.unblock(), connected_to(postgres):
+        call_command("migrate", verbosity=0)
+    return postgres
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpuworker.protocol import ProcessReading
-from jobs.scheduling.inventory import DeviceView, HostView
+from jobs.scheduling.inventory import DeviceView, Holder, HostView
 from jobs.states import DeviceState, HostState
 
 NOON = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
@@ -40,8 +40,19 @@ def device(index: int, state: DeviceState = DeviceState.FREE, *, host: str = "gp
     return DeviceView(**(given | more))
 
 
-def claimed(index: int, job: int = 412, owner: str = "lin", **more: Any) -> DeviceView:
-    return device(index, DeviceState.CLAIMED, job=job, job_name="train", job_owner=owner, **more)
+def claimed(index: int, job: int = 412, owner: str = "lin", *, ends_in_s: float | None = None, **more: Any) -> DeviceView:
+    ends_at = None if ends_in_s is None else NOON + timedelta(seconds=ends_in_s)
+    holders = (Holder(job, "train", owner, ends_at=ends_at),)
+    return device(index, DeviceState.CLAIMED, job=job, job_name="train", job_owner=owner, holders=holders, **more)
+
+
+def shared(index: int, *memory_gib: int, left_gib: int | None = None, ends_in_s: float | None = None, **more: Any) -> DeviceView:
+    """A device of 24 GiB with one sharer, jobs 501, 502 and so on, for each of these memories."""
+    ends_at = None if ends_in_s is None else NOON + timedelta(seconds=ends_in_s)
+    holders = tuple(Holder(501 + n, "small", "mia", True, gib * GIB, ends_at) for n, gib in enumerate(memory_gib))
+    left = 24 - sum(memory_gib) if left_gib is None else left_gib
+    named = {"job": 501, "job_name": "small", "job_owner": "mia", "holders": holders, "shared_left_mib": left * GIB}
+    return device(index, DeviceState.CLAIMED, **(named | more))
 
 
 def taken_outside(index: int, **more: Any) -> DeviceView:
