@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure
+from benchmarks import deep_queue, measure
 from benchmarks.client import Client
 from benchmarks.log_cost import LOG_MB, log_cost
 from benchmarks.measure import Footprint, percentile, total_mb
@@ -31,14 +31,16 @@ def main() -> int:
     default = Path(__file__).parent / "results" / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
     parser.add_argument("output", nargs="?", type=Path, default=default, help="where the JSON goes (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a third of the rounds: for a look, not for a figure to quote")
+    parser.add_argument("--deep-queue", action="store_true", help="instead: what the length of the queue costs")
     options = parser.parse_args()
+    measured, shown = (deep_queue.run, deep_queue.table) if options.deep_queue else (run, table)
     try:
         with tempfile.TemporaryDirectory(prefix="at-bench-", ignore_cleanup_errors=True) as folder:
-            result = run(Path(folder), scale=1 / 3 if options.quick else 1)
+            result = measured(Path(folder), 1 / 3 if options.quick else 1)
     except (Broken, AssertionError) as exc:
         print(f"The benchmark stopped: {exc}", file=sys.stderr)
         return 1
-    print(table(result))
+    print(shown(result))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\nWritten to {options.output}")

@@ -23,9 +23,9 @@ class Client:
         self._used_at = time.monotonic()
         self.last_id = 0
 
-    def submit(self, argv: list[str]) -> None:
+    def submit(self, argv: list[str], **fields: Any) -> None:
         """Submit a command for one device; `last_id` is its number. Where the server asks to wait, it waits."""
-        job = {"name": "no-op", "command": shlex.join(argv), "working_dir": self._work, "min_gpus": 1, "max_gpus": 1}
+        job = {"name": "no-op", "command": shlex.join(argv), "working_dir": self._work, "min_gpus": 1, "max_gpus": 1} | fields
         status, answer = self._call("POST", "jobs/", job)
         while status == 429:
             time.sleep(0.01)
@@ -36,10 +36,13 @@ class Client:
 
     def settled(self) -> None:
         """Wait until the product has noticed the end of the job that was submitted last."""
+        self.reaches("completed")
+
+    def reaches(self, state: str) -> None:
         deadline = time.monotonic() + 20
-        while self._call("GET", f"jobs/{self.last_id}/")[1]["state"] != "completed":
+        while self._call("GET", f"jobs/{self.last_id}/")[1]["state"] != state:
             if time.monotonic() > deadline:
-                raise Broken(f"job {self.last_id} is not completed after 20 s")
+                raise Broken(f"job {self.last_id} is not {state} after 20 s")
             time.sleep(0.02)
 
     def _call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:

@@ -249,6 +249,7 @@ def _device_view(
         detail=unknown if state is DeviceState.UNKNOWN else words.orphan(orphan) if orphan else drained_by if drained else "",
         holders=tuple(holders),
         shared_left_mib=_shared_left(reading, holders) if reading and usable else None,
+        readable=not unknown,
         links=tuple(sorted(reading.links.items())) if reading else (),
     )
     return replace(device, reason=_sentence(device))

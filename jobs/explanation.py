@@ -69,8 +69,7 @@ class Explanation:
         yield
         yield from self._explain_far(near, line.heads(standings) if len(rows) == TOLD_ONE_BY_ONE else [])
         self._told.near = near
-        self._explain_waiting()
-        yield
+        yield from self._explain_waiting()
 
     # --- in line --------------------------------------------------------------------------------------------------------
 
@@ -118,12 +117,15 @@ class Explanation:
             yield from self._write_new(line.in_line().filter(new).exclude(pk__in=near), far)
 
     def _write_new(self, jobs: QuerySet[Job], far: Mapping[int, Reason]) -> Iterator[None]:
-        ids: dict[Reason, list[int]] = defaultdict(list)
-        for pk, key in jobs.order_by().values_list("pk", "request_key")[:WRITTEN_AT_ONCE]:
-            if key in far:
-                ids[far[key]].append(pk)
-        self._write(ids)
-        yield
+        last = 0
+        while some := list(jobs.filter(pk__gt=last).order_by("pk").values_list("pk", "request_key")[:WRITTEN_AT_ONCE]):
+            ids: dict[Reason, list[int]] = defaultdict(list)
+            for pk, key in some:
+                if key in far:
+                    ids[far[key]].append(pk)
+            self._write(ids)
+            last = some[-1][0]
+            yield
 
     def _why_far(self, job: Waiting) -> Reason:
         least = job.request.least
@@ -132,12 +134,19 @@ class Explanation:
 
     # --- not in line ----------------------------------------------------------------------------------------------------
 
-    def _explain_waiting(self) -> None:
+    def _explain_waiting(self) -> Iterator[None]:
         """What waits for a moment or for other jobs: the next ones afresh, the others once."""
         waiting = Job.objects.filter(state=JobState.QUEUED, line=Line.WAITING)
         nearest = list(waiting.order_by("ready_at", "pk")[:TOLD_ONE_BY_ONE])
-        untold = list(waiting.filter(wait_code="").exclude(pk__in=[job.pk for job in nearest]).order_by("pk")[:WRITTEN_AT_ONCE])
-        jobs = [*nearest, *untold]
+        self._tell_waiting(nearest)
+        yield
+        last = 0
+        while untold := list(waiting.filter(wait_code="", pk__gt=last).order_by("pk")[:WRITTEN_AT_ONCE]):
+            self._tell_waiting(untold)
+            last = untold[-1].pk
+            yield
+
+    def _tell_waiting(self, jobs: list[Job]) -> None:
         parents = line.unfinished_parents([job.pk for job in jobs])
         changed: dict[Reason, list[int]] = defaultdict(list)
         for job in jobs:

@@ -58,6 +58,8 @@ class DeviceView:
     """All that have it, lowest job first; `job` is the first of them."""
     shared_left_mib: int | None = None
     """Memory for one more that shares; None where nobody may join: nobody is on it, or somebody who does not share."""
+    readable: bool = True
+    """False: it does not answer, so that nothing will start on it even when its holders have ended."""
     links: tuple[tuple[str, int], ...] = ()
     """How near other devices of its host are: UUID and a number, the nearer the higher. Empty: not known."""
 

@@ -130,7 +130,8 @@ class Room:
 
     def _coming_for(self, request: Request) -> list[Spot]:
         """Devices that jobs of the queue have now and this one could have then, those that come first first."""
-        ours = [s for s in self.spots if s.holders and not s.device.drained and not s.takes(request) and request.would_suit(s.device)]
+        held = [s for s in self.spots if s.holders and not s.device.drained and s.device.readable]
+        ours = [s for s in held if not s.takes(request) and request.would_suit(s.device)]
         return sorted(ours, key=lambda s: (s.ends_s, s.holders))
 
 
