@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 
 from jobs import capacity, line, shares
 from jobs.models import Job
@@ -112,20 +112,20 @@ class Explanation:
                 alike = line.in_line().filter(request_key=key).exclude(pk__in=near)
                 yield from self._write_all(alike.exclude(wait_code=reason.code, wait_message=reason.message), reason)
         self._told.far = far
-        # Untold until now; and those that were told one by one when they were nearer to the front.
-        for new in (Q(wait_code=""), Q(pk__in=self._told.near - frozenset(near))):
-            yield from self._write_new(line.in_line().filter(new).exclude(pk__in=near), far)
-
-    def _write_new(self, jobs: QuerySet[Job], far: Mapping[int, Reason]) -> Iterator[None]:
-        last = 0
-        while some := list(jobs.filter(pk__gt=last).order_by("pk").values_list("pk", "request_key")[:WRITTEN_AT_ONCE]):
-            ids: dict[Reason, list[int]] = defaultdict(list)
-            for pk, key in some:
-                if key in far:
-                    ids[far[key]].append(pk)
-            self._write(ids)
-            last = some[-1][0]
+        # Those that were told one by one when they were nearer to the front; and who is untold until now.
+        self._write_far(line.in_line().filter(pk__in=self._told.near - frozenset(near)), far)
+        untold = line.in_line().filter(wait_code="").exclude(pk__in=near)
+        while self._write_far(untold, far):
             yield
+
+    def _write_far(self, jobs: QuerySet[Job], far: Mapping[int, Reason]) -> bool:
+        """Some of these; whether there were any. Not by number: SQLite would read the whole table in its order."""
+        ids: dict[Reason, list[int]] = defaultdict(list)
+        for pk, key in jobs.order_by().values_list("pk", "request_key")[:WRITTEN_AT_ONCE]:
+            if key in far:  # else it has come since
+                ids[far[key]].append(pk)
+        self._write(ids)
+        return bool(ids)
 
     def _why_far(self, job: Waiting) -> Reason:
         least = job.request.least
@@ -140,13 +140,10 @@ class Explanation:
         nearest = list(waiting.order_by("ready_at", "pk")[:TOLD_ONE_BY_ONE])
         self._tell_waiting(nearest)
         yield
-        last = 0
-        while untold := list(waiting.filter(wait_code="", pk__gt=last).order_by("pk")[:WRITTEN_AT_ONCE]):
-            self._tell_waiting(untold)
-            last = untold[-1].pk
+        while self._tell_waiting(list(waiting.filter(wait_code="").order_by()[:WRITTEN_AT_ONCE])):
             yield
 
-    def _tell_waiting(self, jobs: list[Job]) -> None:
+    def _tell_waiting(self, jobs: list[Job]) -> bool:
         parents = line.unfinished_parents([job.pk for job in jobs])
         changed: dict[Reason, list[int]] = defaultdict(list)
         for job in jobs:
@@ -154,6 +151,7 @@ class Explanation:
             if reason and (job.wait_code, job.wait_message) != (reason.code, reason.message):
                 changed[reason].append(job.pk)
         self._write(changed)
+        return bool(changed)
 
     def _why_not_in_line(self, job: Job, parents: list[reasons.Parent]) -> Reason | None:
         now, zone = self._now, self._zone
@@ -178,7 +176,7 @@ class Explanation:
                 Job.objects.filter(pk__in=ids, state=JobState.QUEUED).update(wait_code=reason.code, wait_message=reason.message)
 
     def _write_all(self, jobs: QuerySet[Job], reason: Reason) -> Iterator[None]:
-        while ids := list(jobs.order_by("pk").values_list("pk", flat=True)[:WRITTEN_AT_ONCE]):
+        while ids := list(jobs.order_by().values_list("pk", flat=True)[:WRITTEN_AT_ONCE]):
             with self._writing():
                 Job.objects.filter(pk__in=ids, state=JobState.QUEUED).update(wait_code=reason.code, wait_message=reason.message)
             yield

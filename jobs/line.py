@@ -8,6 +8,7 @@ a pass, so it reads the line by requests: the first job of each owner for each o
 from __future__ import annotations
 
 import heapq
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -47,10 +48,11 @@ def request_of_job(job: Job) -> Request:
 
 def admit(now: datetime, *, writing: Writing = transaction.atomic) -> None:
     """Look at what has come or changed, and at what waited for a moment that is over."""
-    to_look_at = Job.objects.filter(Q(line=Line.NEW) | Q(line=Line.WAITING, ready_at__lte=now), state=JobState.QUEUED)
-    while ids := list(to_look_at.order_by("pk").values_list("pk", flat=True)[:ADMITTED_AT_ONCE]):
-        with writing():
-            _admit(list(to_look_at.filter(pk__in=ids).select_for_update(of=("self",))), now)
+    queued = Job.objects.filter(state=JobState.QUEUED).order_by()  # by number, SQLite would read the whole table in its order
+    for to_look_at in (queued.filter(line=Line.NEW), queued.filter(line=Line.WAITING, ready_at__lte=now)):
+        while ids := list(to_look_at.values_list("pk", flat=True)[:ADMITTED_AT_ONCE]):
+            with writing():
+                _admit(list(to_look_at.filter(pk__in=ids).select_for_update(of=("self",))), now)
 
 
 def _admit(found: Sequence[Job], now: datetime) -> None:
@@ -118,10 +120,11 @@ _HEADS = f"""
 WITH RECURSIVE pair(request_key, owner_id) AS (
   SELECT * FROM (SELECT request_key, owner_id FROM jobs_job WHERE {_QUEUED_IN_LINE} ORDER BY request_key, owner_id LIMIT 1) f
   UNION ALL
-  SELECT n.request_key, n.owner_id FROM pair p JOIN jobs_job n ON n.id = (
-    SELECT j.id FROM jobs_job j WHERE {_of("j", _QUEUED_IN_LINE)}
-      AND (j.request_key, j.owner_id) > (p.request_key, p.owner_id)
-    ORDER BY j.request_key, j.owner_id LIMIT 1)
+  SELECT n.request_key, n.owner_id FROM pair p JOIN jobs_job n ON n.id = COALESCE(
+    (SELECT j.id FROM jobs_job j WHERE {_of("j", _QUEUED_IN_LINE)}
+      AND j.request_key = p.request_key AND j.owner_id > p.owner_id ORDER BY j.owner_id LIMIT 1),
+    (SELECT j.id FROM jobs_job j WHERE {_of("j", _QUEUED_IN_LINE)}
+      AND j.request_key > p.request_key ORDER BY j.request_key, j.owner_id LIMIT 1))
 )
 SELECT {_READ} FROM pair p JOIN jobs_job h ON h.id = (
     SELECT j.id FROM jobs_job j WHERE {_of("j", _QUEUED_IN_LINE)}
@@ -278,12 +281,33 @@ def positions(job_ids: Iterable[int]) -> dict[int, int]:
     wanted = list(in_line().filter(pk__in=list(job_ids)).order_by("owner_id", "priority", "pk").values_list("pk", "owner_id", "priority"))
     if not wanted:
         return {}
-    counted = in_line().order_by().values_list("owner_id", "priority").annotate(n=Count("pk"), first=Min("pk"))
-    groups = {(owner, priority): Group(owner, priority, n, oldest) for owner, priority, n, oldest in counted}
+    groups = _counted.groups({(owner, priority) for _, owner, priority in wanted})
     places = _Places(shares.standings(), list(groups.values()))
     befores = _befores(wanted)
     alike = ((pk, groups.get((owner, priority))) for pk, owner, priority in wanted)
     return {pk: places.position(group, befores[pk]) for pk, group in alike if group}  # without one it has started just now
+
+
+class _Counted:
+    """How many wait of each owner with each priority. Of a long line a count a moment old will do: counting takes a while."""
+
+    LONG, FRESH_S = 5000, 2.0
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[int, int], Group] = {}
+        self._good_until = 0.0
+
+    def groups(self, needed: set[tuple[int, int]]) -> dict[tuple[int, int], Group]:
+        if time.monotonic() < self._good_until and needed <= self._groups.keys():
+            return self._groups
+        counted = in_line().order_by().values_list("owner_id", "priority").annotate(n=Count("pk"), first=Min("pk"))
+        groups = {(owner, priority): Group(owner, priority, n, oldest) for owner, priority, n, oldest in counted}
+        long = sum(group.count for group in groups.values()) > self.LONG
+        self._groups, self._good_until = groups, time.monotonic() + self.FRESH_S if long else 0.0
+        return groups
+
+
+_counted = _Counted()
 
 
 def _befores(wanted: Sequence[tuple[int, int, int]]) -> dict[int, int]:

@@ -13,6 +13,15 @@ from jobs.states import DeviceState
 NEVER, UNKNOWN = float("-inf"), float("inf")
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """By one attempt, which has ended by then at the latest."""
+
+    ends_s: float
+    mib: int
+    shared: bool
+
+
 @dataclass(slots=True, eq=False)
 class Spot:
     """A device during a pass. Moments are seconds since its beginning."""
@@ -20,9 +29,7 @@ class Spot:
     device: DeviceView
     left_mib: int | None
     """Memory for one more: for anybody where nobody is on it, else for who shares; None: not known, or nobody may join."""
-    holders: int
-    ends_s: float
-    """Empty by then at the latest."""
+    holders: list[Held]
     free: bool
     """Nobody is on it and it may be handed out."""
     kept_s: float | None = None
@@ -37,11 +44,21 @@ class Spot:
         """Whether it takes the request and is not kept, or is empty again before the one that it is kept for can start."""
         return self.takes(request) and (self.kept_s is None or _ends_s(request) + overrun_s <= self.kept_s)
 
+    def ready_s(self, request: Request) -> float:
+        """When it takes the request at the latest, as those who have it end."""
+        if self.takes(request):
+            return 0.0
+        return next(at for at in sorted(held.ends_s for held in self.holders) if self._takes_beside(at, request))
+
+    def _takes_beside(self, at_s: float, request: Request) -> bool:
+        rest = [held for held in self.holders if held.ends_s > at_s]
+        room = (self.device.free_memory_mib or 0) - sum(held.mib for held in rest)
+        return not rest or (request.shared and all(held.shared for held in rest) and room >= request.gpu_memory_mib)
+
     def give(self, request: Request) -> None:
         left = self.device.free_memory_mib if self.free else self.left_mib
         self.left_mib = left - request.gpu_memory_mib if request.shared and left is not None else None
-        self.ends_s = max(self.ends_s if self.holders else 0.0, _ends_s(request))
-        self.holders += 1
+        self.holders.append(Held(_ends_s(request), request.gpu_memory_mib, request.shared))
         self.free = False
 
 
@@ -115,7 +132,8 @@ class Room:
         missing = request.min_gpus - len(free)
         if self.slots <= 0 or not 0 < missing <= len(coming):
             return NEVER
-        return NEVER if coming[missing - 1].ends_s == UNKNOWN else coming[missing - 1].ends_s
+        ready_s = coming[missing - 1].ready_s(request)
+        return NEVER if ready_s == UNKNOWN else ready_s
 
     def open_until_s(self, request: Request) -> float:
         """Before when a job must have ended to start here now although others wait; NEVER where no limit would do."""
@@ -132,16 +150,19 @@ class Room:
         """Devices that jobs of the queue have now and this one could have then, those that come first first."""
         held = [s for s in self.spots if s.holders and not s.device.drained and s.device.readable]
         ours = [s for s in held if not s.takes(request) and request.would_suit(s.device)]
-        return sorted(ours, key=lambda s: (s.ends_s, s.holders))
+        return sorted(ours, key=lambda s: (s.ready_s(request), len(s.holders)))
 
 
 def _spot(device: DeviceView, now: datetime | None) -> Spot:
+    holders = [Held(_left_s(h.ends_at, now), h.memory_mib, h.shared) for h in device.holders]
+    if device.state is DeviceState.CLAIMED and not holders:
+        holders = [Held(UNKNOWN, 0, False)]
     free = device.state is DeviceState.FREE
-    ends = [h.ends_at for h in device.holders]
-    known = [(end - now).total_seconds() for end in ends if end is not None and now is not None]
-    ends_s = max(known) if ends and len(known) == len(ends) else UNKNOWN
-    held = len(device.holders) or int(device.state is DeviceState.CLAIMED)
-    return Spot(device, None if free else device.shared_left_mib, held, max(0.0, ends_s), free)
+    return Spot(device, None if free else device.shared_left_mib, holders, free)
+
+
+def _left_s(ends_at: datetime | None, now: datetime | None) -> float:
+    return UNKNOWN if ends_at is None or now is None else max(0.0, (ends_at - now).total_seconds())
 
 
 # --- devices that are near to each other --------------------------------------------------------------------------------

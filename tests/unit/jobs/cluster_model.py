@@ -74,8 +74,16 @@ class Cluster:
     def on(self, device: Dev) -> list[Job]:
         return [job for job in self.running() if device in job.devices]
 
-    def empty_at(self, device: Dev) -> int:
-        return max([self.now, *[max(self.now, job.end()) for job in self.on(device)]])
+    def ready_at(self, job: Job, device: Dev) -> int:
+        """By when the device surely takes the job, as those on it end."""
+        holders = self.on(device)
+        for moment in sorted({self.now, *(max(self.now, other.end()) for other in holders)}):
+            rest = [other for other in holders if max(self.now, other.end()) > moment]
+            asked = job.memory + sum(other.memory for other in rest)
+            sharing = job.shared and device.usable and all(other.shared for other in rest) and asked <= device.total - device.outside
+            if not rest or sharing:
+                return moment
+        raise AssertionError("a device is never empty")
 
     def may_ever_take(self, job: Job, device: Dev) -> bool:
         """Now, or once the queue's own jobs on it have ended."""
@@ -86,7 +94,7 @@ class Cluster:
         """By when this host surely has the devices for the job; None: never, as far as anybody knows."""
         if not self.up[host] or (job.hosts and host not in job.hosts):
             return None
-        ends = sorted(self.empty_at(d) for d in self.devices if d.host == host and self.may_ever_take(job, d))
+        ends = sorted(self.ready_at(job, d) for d in self.devices if d.host == host and self.may_ever_take(job, d))
         return ends[job.least - 1] if 0 < job.least <= len(ends) else None
 
     def wrongs(self) -> list[str]:
