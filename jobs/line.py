@@ -111,7 +111,7 @@ def _of(table: str, columns: str) -> str:
 
 _COLUMNS = ("id", "priority", "owner_id", "request_key", *ASKED_FOR)
 _BEFORE = f"""(SELECT COUNT(*) FROM (SELECT 1 FROM jobs_job b WHERE {_of("b", _QUEUED_IN_LINE)}
-    AND b.owner_id = h.owner_id AND b.priority = h.priority AND b.id < h.id LIMIT {order.MOST_TURNS}) s)"""  # noqa: S608 - our own words and numbers only
+    AND b.owner_id = h.owner_id AND b.priority = h.priority AND b.id < h.id ORDER BY b.id LIMIT {order.MOST_TURNS}) s)"""  # noqa: S608 - our own words and numbers only
 _OLDEST = f"""(SELECT b.id FROM jobs_job b WHERE {_of("b", _QUEUED_IN_LINE)}
     AND b.owner_id = h.owner_id AND b.priority = h.priority ORDER BY b.id LIMIT 1)"""  # noqa: S608
 _READ = ", ".join(f"h.{name}" for name in _COLUMNS) + f", {_BEFORE}, {_OLDEST}, u.username"
@@ -162,11 +162,8 @@ def after(head: Head, standings: Standings) -> list[Head]:
 
 def _heads(sql: str, values: Sequence[Any], standings: Standings) -> list[Head]:
     read_hosts: Any = Job._meta.get_field("hosts")
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        rows = cursor.fetchall()
     found = []
-    for pk, priority, owner, key, least, most, memory, hosts, shared, limit_s, before, oldest, name in rows:
+    for pk, priority, owner, key, least, most, memory, hosts, shared, limit_s, before, oldest, name in _by_index(sql, values):
         standing = standings.get(owner, NOBODY)
         request = request_of(
             min_gpus=least,
@@ -179,6 +176,16 @@ def _heads(sql: str, values: Sequence[Any], standings: Standings) -> list[Head]:
         turn = order.turn(standing, before, oldest)
         found.append(Head(Waiting(pk, priority, request, name, standing.used, turn), owner, key))
     return found
+
+
+def _by_index(sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """PostgreSQL, whose statistics may not know yet of a queue that has grown in a minute, sorts and scans all of it then,
+    for each step anew. Each step has an index that gives its order."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off")
+        cursor.execute(sql, values)
+        return cursor.fetchall()
 
 
 class Walk:
