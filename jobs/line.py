@@ -185,7 +185,7 @@ def _by_index(sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         if connection.vendor == "postgresql":
             cursor.execute("SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off")
         cursor.execute(sql, values)
-        return cursor.fetchall()
+        return list(cursor.fetchall())
 
 
 class Walk:
