@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('jobs', '0002_one_time_links'),
+        ('jobs', '0005_swapped_contents'),
     ]
 
     operations = [
