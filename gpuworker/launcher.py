@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuworker import protocol, settings
+from gpuworker import failpoints, protocol, settings
 from gpuworker.attempts import AttemptDir, AttemptState, TakenDevice, attempts_folder, make_private, valid_key
 from gpuworker.hotswap import ways
 from gpuworker.hotswap.orders import ContentMissing, HotSwap
@@ -128,6 +128,7 @@ class Launcher:
             attempt.path.mkdir(mode=0o700)
         except FileExistsError:
             return Duplicate(attempt)
+        failpoints.hit("agent.directory_made")
         return None
 
     def _living_other(self, attempt: AttemptDir) -> AttemptDir | None:
@@ -142,8 +143,10 @@ class Launcher:
         listed = [[device.uuid, device.index, device.mask] for device in taken]
         try:
             attempt.write("spec.json", {"sealed": sealed, "body": spec.body(), "taken": listed}, durable=False)
+            failpoints.hit("agent.spec_written")
             self._hotswap.lay_out(attempt, spec, contents)
             attempt.write("launch.json", self._order(attempt.key, spec, taken), durable=False)
+            failpoints.hit("agent.order_written")
             for name in ROOM_FOR:
                 records.keep_room(attempt.path, name)
         except OSError as exc:
@@ -318,7 +321,7 @@ class Zygote:
                 # Without site and the user's PYTHON variables: the standard library is all it needs.
                 [sys.executable, "-E", "-s", "-S", "-m", "gpuworker.shim", str(self._home), str(theirs.fileno())],
                 cwd=settings.CHECKOUT,
-                env=settings.without_ours(os.environ) | {"AUTOTRAINER_HOME": str(self._home)},
+                env=settings.without_ours(os.environ) | failpoints.environ() | {"AUTOTRAINER_HOME": str(self._home)},
                 stdin=subprocess.DEVNULL,
                 stdout=words,
                 stderr=words,

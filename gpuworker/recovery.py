@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gpuworker import protocol
+from gpuworker import failpoints, protocol
 from gpuworker.attempts import AttemptDir, AttemptState, all_attempts
 from gpuworker.hotswap import told
 from gpuworker.protocol import Ack, AttemptReading, BadMessage, Ended, EndReason, Kind, Refused, Spec
@@ -91,9 +91,11 @@ class Recovery:
             return
         if ack.what not in (Kind.STARTED, Kind.STUCK, Kind.ENDED, Kind.REFUSED):
             return
+        failpoints.hit("agent.ack_heard")
         attempt = self._directory(f"{ack.job}.{ack.attempt}.{ack.fence}")
         if attempt:
             _note(attempt, ack.what)
+        failpoints.hit("agent.ack_written")
         self._parts.reporter.acknowledged(f"{ack.job}.{ack.attempt}.{ack.fence}", ack.what)
         if ack.what == Kind.ENDED:
             self._parts.roster.leave(f"{ack.job}.{ack.attempt}.{ack.fence}")
@@ -121,6 +123,7 @@ class Recovery:
     # --- one directory --------------------------------------------------------------------------------------------------
 
     def _look_at(self, attempt: AttemptDir) -> None:
+        failpoints.hit("adopt.looked")
         if told.owes(attempt) and not attempt.shim_alive() and not attempt.tree():
             told.put_back(attempt)  # Here and now: before the first new job sees the files.
         if attempt.acknowledged(Kind.ENDED) or attempt.acknowledged(Kind.REFUSED):
@@ -159,6 +162,7 @@ class Recovery:
                 message=str(record.get("message", "")),
             )
         )
+        failpoints.hit("adopt.refusal_told")
 
     def _report_end(self, attempt: AttemptDir) -> None:
         if self._parts.reporter.owes(attempt.key, Kind.ENDED):
@@ -176,6 +180,7 @@ class Recovery:
                 one.tail = tail
         self._runner.watcher.release(attempt.key)
         self._parts.reporter.send(report)
+        failpoints.hit("adopt.end_told")
 
     def _entered(self, attempt: AttemptDir, spec: Spec) -> Supervised | None:
         """None where somebody looks after it by now."""
@@ -190,6 +195,7 @@ class Recovery:
         one = self._entered(attempt, spec)
         if one is None:
             return
+        failpoints.hit("adopt.entered")
         one.shim_pid = int((attempt.record("shim.json") or {}).get("pid", 0))
         self._runner.relay_log(one, adopted=True)
         self._runner.owe(one.key)
@@ -212,6 +218,7 @@ class Recovery:
             one = self._unpublished.get()
             try:
                 self._publish(one.spec, (one.attempt.record("spec.json") or {}).get("sealed", ""))
+                failpoints.hit("adopt.published")
             except Exception as exc:  # Celery raises AttributeError too where a worker's first publish finds no Redis.
                 log.warning("Flower will not see the end of %s: %r", one.key, exc, extra={"action": "adopt", "attempt_key": one.key})
 

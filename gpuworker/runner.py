@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuworker import disks, protocol
+from gpuworker import disks, failpoints, protocol
 from gpuworker.attempts import AttemptDir, TakenDevice
 from gpuworker.claims.store import ClaimRefused
 from gpuworker.launcher import Duplicate, LaunchRefused
@@ -113,6 +113,7 @@ class Runner:
         answer = self._claim(one, allowed)
         if isinstance(answer, ClaimRefused):
             return _Refusal(answer.code, answer.message)
+        failpoints.hit("agent.claimed")
         inventory = self._parts.inventory
         reasons = inventory.look(answer, beside=self._parts.roster.beside(one, answer))
         if reasons:
@@ -122,6 +123,7 @@ class Runner:
         if missing:
             return _Refusal("unknown_device", f"{', '.join(missing)}: not in this host's inventory yet.")
         one.taken = tuple(TakenDevice(uuid, found[uuid].index, inventory.backend.mask_token(uuid)) for uuid in answer)
+        failpoints.hit("agent.looked")
         return None
 
     def _held_beside(self, one: Supervised) -> dict[str, str]:
@@ -155,6 +157,7 @@ class Runner:
             if (answer.attempt.path / "refused.json").exists():
                 self.watcher.release(one.key)  # A stop came first and left its word; it has been reported.
             return None
+        failpoints.hit("agent.launched")
         one.shim_pid = answer.pid
         self.relay_log(one, adopted=False)
         return None
@@ -182,12 +185,14 @@ class Runner:
     def stop(self, order: Stop) -> None:
         """End an attempt, wherever it stands. One that has not come yet is refused when it comes."""
         key = protocol.attempt_key(order.job, order.attempt, order.fence)
+        failpoints.hit("stop.heard")
         one = self._parts.roster.get(key)
         if one:
             self.watcher.stop(one, order.kill_grace_s)
             return
         attempt = AttemptDir(self.folder / key)
         if leave_refusal(attempt, "stopped", "Stopped before it started."):
+            failpoints.hit("stop.refusal_left")
             self._parts.reporter.send(
                 protocol.Refused(
                     job=order.job, attempt=order.attempt, fence=order.fence, code="stopped", message="Stopped before it started."

@@ -19,15 +19,15 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from gpuworker import disks, protocol
+from gpuworker import disks, failpoints, protocol
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 with the terminator, and Redis appends nothing
 
 JOB_VARIABLES = ("AUTOTRAINER_JOB_ID", "AUTOTRAINER_JOB_NAME", "AUTOTRAINER_ATTEMPT", "AUTOTRAINER_GPU_UUIDS", "AUTOTRAINER_MARK")
 """What a command gets to see; known names, so that AutoTrainer can be started from inside a job."""
-INTERNAL_VARIABLES = ("AUTOTRAINER_SERVICE", "AUTOTRAINER_SIM_DIR", "AUTOTRAINER_SWAP_WAY")
-"""Set by ourselves: the service's name (how orphans are found), the simulated devices' load files; how to swap files (tests)."""
+INTERNAL_VARIABLES = ("AUTOTRAINER_SERVICE", "AUTOTRAINER_SIM_DIR", "AUTOTRAINER_SWAP_WAY", failpoints.FLAG, failpoints.VARIABLE)
+"""Set by ourselves: the service's name (how orphans are found), the simulated devices' load files; a test's way to swap files and its faults."""
 
 CLIENT_VARIABLES = ("AUTOTRAINER_TOKEN", "AUTOTRAINER_USER", "AUTOTRAINER_PASSWORD")
 """For the command line client only; known names, so that AutoTrainer can be started from a shell that has them."""
@@ -89,6 +89,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment over `.env`; raises BadSetting for an unknown name or a value that cannot be used."""
     found = given(environ)
     _refuse_unknown(found)
+    _refuse_unknown_failpoint(found)
     values = {key: _read(name, found) for key, name in _NAMES.items()}
     home = values["home"]
     if not found.get("AUTOTRAINER_URL"):
@@ -340,6 +341,13 @@ def _refuse_unknown(given: Mapping[str, str]) -> None:
     unknown = sorted(name for name in given if name.startswith("AUTOTRAINER_") and name not in _KNOWN)
     if unknown:
         raise BadSetting(f"{unknown[0]} is not a setting of AutoTrainer: mend its name or unset it. The README lists all settings.")
+
+
+def _refuse_unknown_failpoint(given: Mapping[str, str]) -> None:
+    try:
+        failpoints.check(given.get(failpoints.FLAG, ""), given.get(failpoints.VARIABLE, ""))
+    except failpoints.BadFailpoint as exc:
+        raise BadSetting(f"{failpoints.VARIABLE}: {exc}") from None
 
 
 def _with_dotenv(environ: dict[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import redis
 from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry
 
-from gpuworker import protocol
+from gpuworker import failpoints, protocol
 from gpuworker.protocol import Ended, EndReason, Kind, Spec
 from gpuworker.watch import Detached
 
@@ -77,6 +77,7 @@ def read_spec(agent: Agent, task_id: str, uid: object, sealed: object) -> Spec |
 
 def _attach_or_start(agent: Agent, spec: Spec, sealed: str) -> Ended | None:
     key = protocol.attempt_key(spec.job, spec.attempt, spec.fence)
+    failpoints.hit("agent.spec_opened")
     try:
         return agent.runner.join(key) or agent.runner.run(spec, sealed)
     except Detached:
@@ -105,6 +106,7 @@ def settle(task: Any, spec: Spec, ended: Ended) -> None:
 
 def _retry(task: Any, spec: Spec, failure: AttemptFailed, delay_s: float) -> NoReturn:
     """Celery's own retry, through the control plane's front door. Only the job's id goes there: no command, no environment."""
+    failpoints.hit("retry.sending")
     try:
         raise task.retry(
             exc=failure,
@@ -117,6 +119,7 @@ def _retry(task: Any, spec: Spec, failure: AttemptFailed, delay_s: float) -> NoR
             kwargsrepr="",
         )
     except (Retry, AttemptFailed):
+        failpoints.hit("retry.sent")
         raise
     except Reject as exc:
         log.warning("Redis took no retry; the scheduler has its time: %s", exc, extra={"action": "retry_lost", "job_id": spec.number})

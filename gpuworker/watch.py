@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from gpuworker import hostmemory
+from gpuworker import failpoints, hostmemory
 from gpuworker.attempts import AttemptState, ShimClient, ShimGone
 from gpuworker.hotswap import told
 from gpuworker.outliving import await_empty
@@ -97,6 +97,7 @@ class Watcher:
         client = one.client
         if client:
             client.stop(EndReason.CANCELLED, grace_s)
+            failpoints.hit("stop.passed_on")
 
     def refused(self, one: Supervised) -> None:
         """Its refused.json is there: it never started and never will."""
@@ -113,6 +114,7 @@ class Watcher:
             self._tell_devices()
         spec = one.spec
         self._parts.reporter.send(Refused(job=spec.job, attempt=spec.attempt, fence=spec.fence, code=code, message=message))
+        failpoints.hit("agent.refusal_told")
         self._parts.roster.leave(one.key)
         one.over.set()
 
@@ -191,6 +193,7 @@ class Watcher:
             swapped=told.swapped(one.attempt),
         )
         self._parts.reporter.send(report)
+        failpoints.hit("agent.start_told")
 
     def tell_stuck(self, one: Supervised) -> None:
         """Processes of it do not die of SIGKILL; its devices stay taken until they do."""
@@ -226,15 +229,20 @@ class Watcher:
         """Its tree is empty: the rest of the log, the devices, the claim, the report, in this order."""
         if one.tail:
             self._parts.relay.finish(one.tail)
+        failpoints.hit("agent.log_finished")
         put_back = [result.body() for result in told.put_back(one.attempt)]
         one.tree_empty = True
         report = _report(one, {**ended, "put_back": put_back}, self._unclean(one))
+        failpoints.hit("agent.releasing")
         self.release(one.key)
+        failpoints.hit("agent.released")
         self._parts.reporter.send(report)
+        failpoints.hit("agent.end_told")
         try:
             one.attempt.write("ended.json", report.body())
         except OSError as exc:  # exit.json tells the next agent as much.
             log.error("ended.json could not be written: %s", exc, extra={"action": "ended", "attempt_key": one.key})
+        failpoints.hit("agent.end_written")
         one.ended = report
         one.over.set()
         log.info("ended: %s", report.reason, extra={"action": "ended", "job_id": one.spec.number, "attempt": one.spec.attempt})

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from django.db import transaction
 
+from gpuworker import failpoints
 from jobs import capacity, hostlink, lifecycle, line, shares
 from jobs.explanation import Explanation
 from jobs.models import Attempt, Job
@@ -75,6 +76,7 @@ def _ask(planner: Planner, walk: line.Walk, requests: Iterable[Request]) -> None
 def _dispatch(plan: Sequence[Placement], now: datetime, writing: Writing, twice: Collection[str]) -> int:
     """`twice`: jobs (UUIDs) that a host runs already, though the database does not know it; the reconciler holds them."""
     offers: list[tuple[Job, Attempt]] = []
+    failpoints.hit("scheduler.picked")
     with writing():
         ids = [p.job_id for p in plan]
         queued = Job.objects.select_for_update().filter(pk__in=ids, state=JobState.QUEUED, line=Line.IN)
@@ -88,6 +90,9 @@ def _dispatch(plan: Sequence[Placement], now: datetime, writing: Writing, twice:
             devices = [{"uuid": d.uuid, "index": d.index} for d in placement.devices]
             if attempt := lifecycle.dispatch(job, host=placement.host, devices=devices, now=now):
                 offers.append((job, attempt))
+        failpoints.hit("scheduler.uncommitted")
+    failpoints.hit("scheduler.committed")
     for job, attempt in offers:
         hostlink.offer(job, lifecycle.spec_of(job, attempt), attempt.host)
+    failpoints.hit("scheduler.offered")
     return len(offers)

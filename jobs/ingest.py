@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from django.core.exceptions import ValidationError
 from django.db import DataError, transaction
 
-from gpuworker import protocol
+from gpuworker import failpoints, protocol
 from gpuworker.protocol import Ack, BadEnvelope, BadMessage, Ended, Kind, LogChunk, Refused, Started, Stuck
 from jobs import drains, hostlink, lifecycle, logs
 from jobs.models import Attempt, Host
@@ -98,6 +98,7 @@ class Ingest:
             stored = chunk.offset + len(chunk.data)  # nobody wants it: it must not come again
         else:
             stored = logs.append(job_id, chunk.attempt, chunk.offset, chunk.data, cut_from=chunk.cut_from)
+        failpoints.hit("ingest.log_stored")
         return Ack(job=chunk.job, attempt=chunk.attempt, fence=chunk.fence, what=Kind.LOG, offset=stored)
 
     def _tell_strange(self, host: str, chunk: LogChunk) -> None:
@@ -131,12 +132,14 @@ class Ingest:
             for entry, fields in entries:
                 try:
                     acks.append(self._take_report(host, fields))
+                    failpoints.hit("ingest.committed")
                 except _POISON as exc:
                     log.warning("report of %s dropped: %s", host, exc, extra={"action": "report_dropped"})
                 done.append(entry)
         finally:
             if done:
                 hostlink.acknowledge(host, acks, reports=done)
+                failpoints.hit("ingest.acknowledged")
 
     def _take_report(self, host: str, fields: dict[bytes, bytes]) -> Ack:
         report = hostlink.unseal_report(host, fields)

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from gpuworker import protocol
+from gpuworker import failpoints, protocol
 from gpuworker.protocol import Ended, Refused, Started
 from jobs import hostlink, line, settlement, swaps
 from jobs.models import Attempt, Dispatch, Job, JobEvent, User
@@ -50,8 +50,10 @@ def submit(owner: User, fields: Mapping[str, Any], *, after: Collection[Job] = (
         job = Job.objects.create(owner=owner, state=state, created_at=timezone.now(), **held, **place, **fields)
         if after:
             job.after.set(after)
+        transaction.on_commit(lambda: failpoints.hit("submit.committed"))
         _event(job.pk, "submitted", f"Submitted by {owner.get_username()}{' and held' if hold else ''}.", actor=owner)
         _wake_on_commit(job)
+        failpoints.hit("submit.uncommitted")
     return job
 
 
@@ -155,9 +157,11 @@ COPIED = (
 
 def send_stop(job_id: int) -> None:
     """Tell the host of a stopping job's open attempt to end it. Safe to repeat."""
+    failpoints.hit("stop.committed")
     attempt = Attempt.objects.filter(job_id=job_id, outcome="", job__state=JobState.STOPPING).select_related("job").first()
     if attempt:
         hostlink.stop(attempt, job_uid=str(attempt.job.uid), kill_grace_s=settings.AUTOTRAINER.kill_grace_s)
+        failpoints.hit("stop.sent")
 
 
 # --- what the scheduler does --------------------------------------------------------------------------------------------
@@ -289,6 +293,7 @@ def started(report: Started, *, host: str) -> bool:
         if report.swapped:
             message, data = swaps.told_swapped(attempt.number, report.swapped)
             _event(attempt.job_id, "files_swapped", message, attempt=attempt.number, data=data)
+        failpoints.hit("ingest.start_uncommitted")
     return True
 
 
@@ -326,6 +331,7 @@ def withdraw(attempt: Attempt, reason: str, **later: Any) -> bool:
             return True
         message = f"Back in the queue: {reason}"
         _move(attempt.job_id, {JobState.STARTING}, JobState.QUEUED, "requeued", message, attempt=attempt.number, **(waiting | later))
+        failpoints.hit("ingest.refusal_uncommitted")
         _wake_on_commit()
     return True
 
@@ -373,6 +379,7 @@ def ended(report: Ended, *, host: str) -> bool:
         _move(job.pk, old, to.state, to.event, to.message, attempt=attempt.number, data=data, **to.fields)
         if to.state is JobState.COMPLETED:
             line.look_again_at_children(job.pk)
+        failpoints.hit("ingest.end_uncommitted")
         _wake_on_commit()
     return True
 

@@ -16,6 +16,7 @@ import sys
 import time
 from typing import Any
 
+from gpuworker.failpoints import hit
 from gpuworker.shim import cgroup, hostmemory, locks, processes, records
 from gpuworker.shim.command import Command, NotPrepared
 from gpuworker.shim.door import Door
@@ -44,12 +45,14 @@ class LaunchFailed(Exception):
 
 def keep(path: str, ready: int) -> None:
     """A shim's whole life, in a process that the zygote has forked. `ready` is told once others can see and reach it."""
+    hit("shim.forked")
     wakeup = _become_shim()
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     door = Door(folder)
     door.watch(wakeup)
     pid = os.getpid()
     records.write_record(folder, "shim.json", _identity(pid), durable=False)
+    hit("shim.seen")
     os.write(ready, b"1")
     os.close(ready)
     Shim(folder, door).run()
@@ -130,8 +133,10 @@ class Shim:
         if not self._launch:
             raise LaunchFailed("The host could not read launch.json.")
         self._locks = locks.take_all(self._launch["locks"], shared=bool(self._launch.get("shared")))
+        hit("shim.locked")
         command = self._prepare()
         self._pid, self._childless = command.pid, False
+        hit("shim.command_forked")
         try:
             self._requests(self._door.pump(0))
             if not self._stop_reason:
@@ -151,6 +156,7 @@ class Shim:
         """Everything but "go". Goes to the working directory itself, so that the check and the use are one."""
         _preflight(self._launch)
         group = self._ending.group = cgroup.make(self._launch.get("cgroup", ""), self._launch.get("mark", ""))
+        hit("shim.preflighted")
         log = os.open("output.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600, dir_fd=self._folder)
         try:
             self._swaps.prepare()
@@ -175,14 +181,17 @@ class Shim:
         group = self._ending.group
         self._started = {**_identity(self._pid), "started_at": time.time(), "cgroup": group.record if group else None}
         records.make_durable(self._folder, "spec.json")
+        hit("shim.start_writing")
         records.write_record(self._folder, "started.json", self._started)
         records.make_durable(self._folder, "..")
+        hit("shim.start_written")
 
     def _let_go(self, command: Command) -> None:
         failure = command.go()
         if failure is not None:
             own = not isinstance(failure, FileNotFoundError | PermissionError)  # E2BIG is the command's, a missing shell the host's.
             raise LaunchFailed(f"{self._launch['shell']} could not be executed: {failure.strerror}.", own_fault=own)
+        hit("shim.let_go")
         limit_s = self._launch.get("time_limit_s")
         self._limit_at = None if limit_s is None else time.monotonic() + limit_s
         self._door.phase = "running"
@@ -191,6 +200,7 @@ class Shim:
     def _refuse(self, code: str, message: str) -> None:
         refused = {"code": code, "message": message}
         records.write_record(self._folder, "refused.json", refused)
+        hit("shim.refusal_written")
         self._exit_recorded = True
         self._door.phase = "refused"
         self._door.push("refused", refused)
@@ -224,6 +234,7 @@ class Shim:
     def _requests(self, requests: list[dict[str, Any]]) -> None:
         for request in requests:
             if request.get("do") == "stop":
+                hit("shim.stop_heard")
                 reason = request.get("reason")
                 self._stop(reason if reason in _STOP_REASONS else "cancelled", request.get("kill_grace_s"))
 
@@ -237,6 +248,7 @@ class Shim:
         if self._exit is None:
             self._door.phase = "stopping"
         self._ending.begin(grace)
+        hit("shim.tree_signalled")
 
     def _reap(self) -> None:
         """Take the ended children. No child left of a subreaper means no process of the tree: that is the proof."""
@@ -273,8 +285,10 @@ class Shim:
 
     def _record_exit(self) -> None:
         try:
+            hit("shim.exit_writing")
             records.write_record(self._folder, "exit.json", self._exit or {})
             self._exit_recorded = True
+            hit("shim.exit_written")
         except OSError as exc:
             print(f"exit.json: {exc}; trying again", file=sys.stderr, flush=True)  # A full disk: the code must not be lost.
 
@@ -286,10 +300,13 @@ class Shim:
             records.give_up_room(self._folder, name)
         self._swaps.put_back()  # The tree is empty: nobody of ours sees the files any more.
         try:
+            hit("shim.done_writing")
             records.write_record(self._folder, "done.json", {}, durable=False)  # After a power cut the boot id tells the same.
         except OSError as exc:
             print(f"done.json: {exc}", file=sys.stderr, flush=True)
+        hit("shim.done_written")
         locks.drop(self._locks)
+        hit("shim.locks_dropped")
         self._door.push("done")
         self._door.close()
 

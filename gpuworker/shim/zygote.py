@@ -13,6 +13,7 @@ import socket
 import sys
 from typing import Any
 
+from gpuworker.failpoints import hit
 from gpuworker.shim import hostmemory, shim
 
 _LONGEST_LINE = 64 * 1024
@@ -40,6 +41,7 @@ def serve(control: socket.socket) -> None:
 def _fork_shim(path: str, control: socket.socket) -> dict[str, Any]:
     """Answers once the shim has written shim.json and can be reached, or has failed to."""
     ready, told = os.pipe()
+    hit("zygote.asked")
     try:
         pid = os.fork()
     except OSError as exc:
@@ -50,6 +52,7 @@ def _fork_shim(path: str, control: socket.socket) -> dict[str, Any]:
         os.close(ready)
         control.close()
         _be_shim(path, told)
+    hit("zygote.forked")
     os.close(told)
     with open(ready, "rb") as file:
         up = file.read(1)
