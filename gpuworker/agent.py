@@ -148,7 +148,9 @@ class Agent:
     def _renew_claims(self) -> None:
         # What was claimed before this agent started and is in no directory was claimed by one that died at it.
         left_over_after_s = min(LEFT_OVER_AFTER_S, time.monotonic() - self._started_at)
-        conflicts = self._parts.claims.renew(self._parts.roster.held(), left_over_after_s=left_over_after_s)
+        held = self._parts.roster.held()
+        conflicts = self._parts.claims.renew(held, left_over_after_s=left_over_after_s)
+        self.runner.watcher.release_ended(held)
         for uuid, holder in conflicts.items():
             log.error("Redis gives %s to %s, but it is in use here by another", uuid, holder, extra={"action": "claim_conflict"})
 

@@ -116,12 +116,17 @@ class AttemptDir:
         if self.record("done.json") is not None:
             return AttemptState.DONE if self.record("exit.json") else AttemptState.REFUSED
         if not alive:
-            if seen:
-                return AttemptState.ABANDONED
-            return AttemptState.REFUSED if self.record("refused.json") else AttemptState.PREPARED
+            if self._given_up():
+                return AttemptState.REFUSED
+            return AttemptState.ABANDONED if seen else AttemptState.PREPARED
         if self.record("exit.json"):
             return AttemptState.ENDING
         return AttemptState.RUNNING if self.record("started.json") else AttemptState.LAUNCHING
+
+    def _given_up(self) -> bool:
+        """Refused, and not by an agent that came too late: started.json comes before "go", exit.json instead of it."""
+        begun = self.record("started.json") or self.record("exit.json")
+        return begun is None and self.record("refused.json") is not None
 
     def refuse(self, code: str, message: str) -> bool:
         """Give up a dispatch whose shim has not shown itself. False: one has, and from now on it alone decides.

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from gpuworker.protocol import BadMessage, DeviceReading, Ended, EndReason, Kind
 from gpuworker.shim import processes
 
 if TYPE_CHECKING:
-    from gpuworker.claims.store import ClaimStore
+    from gpuworker.claims.store import ClaimStore, Held
     from gpuworker.inventory import Inventory
     from gpuworker.relay import Relay
     from gpuworker.reports import Reporter
@@ -134,6 +134,13 @@ class Watcher:
         except redis.RedisError as exc:
             log.warning("A claim waits to be given back: %s", exc, extra={"action": "release_waits", "attempt_key": key})
             self._unreleased.add(key)
+
+    def release_ended(self, said: Iterable[Held]) -> None:
+        """Give back what was renewed just now although it had ended meanwhile: nobody would for a minute."""
+        living = {one.key for one in self._parts.roster.held()}
+        for held in said:
+            if held.key not in living:
+                self.release(held.key)
 
     def release_again(self) -> None:
         for key in list(self._unreleased):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import redis
 
 from gpuworker import protocol
+from gpuworker.attempts import AttemptDir, TakenDevice
 from gpuworker.claims.store import ClaimRefused, ClaimStore, Held
+from gpuworker.roster import Roster, Supervised
+from gpuworker.watch import Parts, Watcher
 
 HOST = "gpu-a"
 A1, A2, B1 = "job-a.1.10", "job-a.1.11", "job-b.1.12"
@@ -174,3 +180,26 @@ def test_no_device_has_two_holders_when_many_claim_at_once(store: ClaimStore) ->
     for thread in threads:
         thread.join(30)
     assert not broken
+
+
+def test_claim_that_ends_while_it_is_renewed_is_given_back(client: redis.Redis, tmp_path: Path) -> None:
+    store, roster = ClaimStore(client, HOST), Roster(tmp_path)
+    parts = Parts(cast(Any, None), store, cast(Any, None), cast(Any, None), roster, lambda: None)
+    ended, living = (Supervised(key, cast(Any, Named(fence)), AttemptDir(tmp_path / key)) for key, fence in ((A1, 10), (B1, 12)))
+    for one, device in ((ended, "g0"), (living, "g1")):
+        one.taken = (TakenDevice(device, 0, "0"),)
+        roster.enter(one)
+    said = roster.held()
+    ended.tree_empty = True
+    store.release(A1)
+    store.renew(said)
+    assert set(client.hkeys(protocol.claims_key(HOST))) == {b"g0", b"g1"}
+    Watcher(parts).release_ended(said)
+    assert set(client.hkeys(protocol.claims_key(HOST))) == {b"g1"}
+
+
+@dataclass
+class Named:
+    """As much of a spec as a claim needs."""
+
+    fence: int
