@@ -119,7 +119,7 @@ def try_failpoint(stack: Stack, point: str) -> None:
     stack.shims_killed += point in EXIT_IS_LOST
     SCENARIOS.get(point, run)(stack, point)
     stack.settle()
-    stack.arm()
+    stack.disarm()
 
 
 def fires(stack: Stack, point: str) -> None:

@@ -54,7 +54,7 @@ class Stack(Product):
         self.history, self.gates = root / "history", root / "gates"
         self.gates.mkdir()
         self.settings = environment.load({k: v for k, v in self.environ.items() if k.startswith("AUTOTRAINER_")})
-        self.client = redis.Redis.from_url(self.settings.redis_url)
+        self.client = redis.Redis.from_url(self.settings.redis_url, socket_timeout=2)
         self.services: dict[str, subprocess.Popen[bytes]] = {}
         self.accepted: list[int] = []
         self.shims_killed = 0
@@ -66,11 +66,13 @@ class Stack(Product):
         embedded_redis.configure(self.home)
         self.launch("redis")
         prepare = [sys.executable, "manage.py", "prepare"]
-        subprocess.run(prepare, cwd=CHECKOUT, env=self.environ, stdout=subprocess.DEVNULL, check=True, timeout=60)
+        with (self.home / "prepare.log").open("ab") as log:
+            subprocess.run(prepare, cwd=CHECKOUT, env=self.environ, stdout=log, stderr=log, check=True, timeout=60)
         self.revive()
         wait_until(self._answers, 60, f"/readyz says yes\n{self.told()}", every_s=0.1)
         self.token = self.token or self.sign_in("admin", self.password)
         wait_until(lambda: self.rows("SELECT 1 FROM jobs_host WHERE state = 'up'"), 30, "the host is up", every_s=0.1)
+        self.restarts = 0
 
     def _answers(self) -> bool:
         try:
@@ -147,11 +149,27 @@ class Stack(Product):
 
     def arm(self, *points: str) -> None:
         """`name:action[@n]` each; what was armed before is forgotten, and may fire again."""
-        fresh = self.plan.with_suffix(".new")
+        self.disarm()
+        self._write_plan(points)
+
+    def disarm(self) -> set[str]:
+        """From now on nothing fires; what has, since it was armed."""
+        self._write_plan(())
+        found = {path.name.removesuffix(".fired") for path in (self.home / "failpoints").glob("*.fired")}
         for path in (self.home / "failpoints").glob("*"):
             path.unlink()
+        return found
+
+    def _write_plan(self, points: Sequence[str]) -> None:
+        fresh = self.plan.with_suffix(".new")
         fresh.write_text("\n".join(points))
         fresh.replace(self.plan)
+
+    def wake(self) -> None:
+        """Whoever of ours stands still, goes on."""
+        for pid in self._processes():
+            if _stat(pid)[0] == "T":
+                _kill(pid, signal.SIGCONT)
 
     def fired(self, name: str) -> bool:
         return (self.home / "failpoints" / f"{name}.fired").exists()
@@ -236,8 +254,15 @@ class Stack(Product):
         ]
 
     def _claims(self) -> dict[Any, Any]:
-        found: Any = self.client.hgetall(protocol.claims_key(HOST))
-        return dict(found)
+        found = self.asked(lambda client: client.hgetall(protocol.claims_key(HOST)))
+        return {"Redis": "away"} if found is None else found
+
+    def asked(self, call: Callable[[redis.Redis], Any]) -> Any:
+        """Redis' answer; None while it is away."""
+        try:
+            return call(self.client)
+        except (redis.ConnectionError, redis.TimeoutError):
+            return None
 
     def _locks(self) -> list[Path]:
         return sorted((self.settings.host_home / "locks").glob("*.lock"))
@@ -319,8 +344,8 @@ def _stat(pid: int) -> list[str]:
         return ["X", "0"]
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, number: int = signal.SIGKILL) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         pass
