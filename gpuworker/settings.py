@@ -27,7 +27,8 @@ LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 with the terminato
 JOB_VARIABLES = ("AUTOTRAINER_JOB_ID", "AUTOTRAINER_JOB_NAME", "AUTOTRAINER_ATTEMPT", "AUTOTRAINER_GPU_UUIDS", "AUTOTRAINER_MARK")
 """What a command gets to see; known names, so that AutoTrainer can be started from inside a job."""
 INTERNAL_VARIABLES = ("AUTOTRAINER_SERVICE", "AUTOTRAINER_SIM_DIR", "AUTOTRAINER_SWAP_WAY", failpoints.FLAG, failpoints.VARIABLE)
-"""Set by ourselves: the service's name (how orphans are found), the simulated devices' load files; a test's way to swap files and its faults."""
+"""Set by ourselves: the service's name (how orphans are found), the simulated devices' load files; and by tests: how files are
+swapped, what goes wrong."""
 
 CLIENT_VARIABLES = ("AUTOTRAINER_TOKEN", "AUTOTRAINER_USER", "AUTOTRAINER_PASSWORD")
 """For the command line client only; known names, so that AutoTrainer can be started from a shell that has them."""

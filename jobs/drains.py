@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 import redis
 from django.conf import settings
@@ -125,12 +126,13 @@ def drain_forgetful(host: str, what: str) -> None:
 def declare_lost(host: str, actor: User) -> int:
     """An operator states that a host is dead: its open attempts end as host_lost, and their number is returned.
 
-    Raises HostRefused for a host that still speaks: its jobs would run twice.
+    Raises HostRefused for a host that still speaks, or that could still start what was offered to it: jobs would run twice.
     """
     if not (row := Host.objects.filter(name=host).first()):
         raise HostRefused(f"There is no host {host}.")
     _refuse_alive(host)
     now = timezone.now()
+    _refuse_offered(host, now)
     Host.objects.filter(pk=row.pk).update(state=HostState.LOST, reason=f"was declared lost by {actor.get_username()}")
     log.warning("%s declared lost by %s", host, actor.get_username(), extra={"action": "declared_lost"})
     lost = 0
@@ -161,6 +163,16 @@ def _refuse_alive(host: str) -> None:
         raise HostRefused(f"Redis does not answer, so whether {host} is dead cannot be told.") from exc
     if heard and heard.age_s <= max(stale_after_s(), settings.AUTOTRAINER.host_lost_s):
         raise HostRefused(f"{host} was heard {heard.age_s:.0f} s ago: drain it, or stop its agent and wait until it is unreachable.")
+
+
+def _refuse_offered(host: str, now: datetime) -> None:
+    """A host that is back within a minute finds its last offers in its queue, and they are good until they expire."""
+    offered = Attempt.objects.filter(outcome="", host=host, started_at=None, offer_expires_at__gt=now)
+    if attempt := offered.order_by("-offer_expires_at").first():
+        left_s = (attempt.offer_expires_at - now).total_seconds()
+        raise HostRefused(
+            f"#{attempt.job_id} was offered to {host} a moment ago: were it back soon, it could start it. Try in {left_s:.0f} s."
+        )
 
 
 def _by(actor: User, reason: str) -> str:

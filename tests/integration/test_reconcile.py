@@ -237,6 +237,18 @@ def test_row_over_and_still_running_is_stopped_and_keeps_its_devices_until_then(
     assert state(job) is JobState.STARTING
 
 
+def test_host_is_not_lost_while_it_could_still_start_what_it_was_offered(submit: Submit, host: FakeHost, ada: User) -> None:
+    job = submit()
+    dispatch.run_pass(timezone.now())
+    host.redis.delete("autotrainer:host:gpu-a:beat")
+    with pytest.raises(drains.HostRefused, match=f"#{job.pk} was offered"):
+        drains.declare_lost("gpu-a", ada)
+    assert state(job) is JobState.STARTING
+    Attempt.objects.update(offer_expires_at=timezone.now())
+    assert drains.declare_lost("gpu-a", ada) == 1
+    assert state(job) is JobState.QUEUED
+
+
 # --- devices that are not well ------------------------------------------------------------------------------------------
 
 
