@@ -96,6 +96,11 @@ class Nemesis:
             self.stack.shims_killed += 1
             _kill(self.rng.choice(pids))
 
+    def offer_repeated(self) -> None:
+        """A message comes twice: of a training that runs, or that is long over."""
+        if offered := self.stack.offered():
+            self.stack.offer_again(self.rng.choice(offered[-20:]))
+
     def service_stopped(self) -> None:
         """A pause of one service, as swapping or a debugger make it."""
         name = self.rng.choice(("agent", "control", "web"))
@@ -134,6 +139,7 @@ BLOWS: dict[str, Callable[[Nemesis], None]] = {
     "redis_stopped": Nemesis.redis_stopped,
     "everything": Nemesis.everything,
     "shim": Nemesis.shim,
+    "offer_repeated": Nemesis.offer_repeated,
     "service_stopped": Nemesis.service_stopped,
 }
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import redis
+from celery import Celery
 
 from gpuworker import failpoints, protocol
 from gpuworker import settings as environment
@@ -191,6 +192,14 @@ class Stack(Product):
         self.accepted.append(number)
         return number
 
+    def offer_again(self, attempt: Path) -> None:
+        """As Celery does when a visibility timeout passes: the same message once more, however it has ended meanwhile."""
+        record = json.loads((attempt / "spec.json").read_text())
+        with Celery("repeating", set_as_current=False) as app:
+            app.config_from_object(environment.celery_conf(self.settings, "test"))
+            uid = record["body"]["job"]
+            app.send_task(protocol.TRAIN_TASK, args=[uid, record["sealed"]], task_id=uid, queue=protocol.host_queue(HOST))
+
     def cancel_surely(self, job: int) -> None:
         self._surely("POST", f"jobs/{job}/cancel/", {})
 
@@ -249,7 +258,7 @@ class Stack(Product):
             *(f"claim of {uuid!r} by {value!r}" for uuid, value in self._claims().items()),
             *(f"lock {path.name} is held" for path in self._locks() if _is_held(path)),
             *(f"process {pid}: {command_line(pid)!r}" for pid in self._left_running()),
-            *(f"attempt {path.name} is not settled: {sorted(p.name for p in path.iterdir())}" for path in self._attempts() if _owes(path)),
+            *(f"attempt {path.name} is not settled: {sorted(p.name for p in path.iterdir())}" for path in self.attempts() if _owes(path)),
             *(f"swapped file {path}" for path in self.work.rglob(".autotrainer-*")),
         ]
 
@@ -267,9 +276,13 @@ class Stack(Product):
     def _locks(self) -> list[Path]:
         return sorted((self.settings.host_home / "locks").glob("*.lock"))
 
-    def _attempts(self) -> list[Path]:
+    def attempts(self) -> list[Path]:
         folder = self.settings.host_home / "attempts"
         return sorted(folder.iterdir()) if folder.is_dir() else []
+
+    def offered(self) -> list[Path]:
+        """Attempt directories with a spec; a refusal may have none."""
+        return [path for path in self.attempts() if (path / "spec.json").exists()]
 
     def _left_running(self) -> Iterator[int]:
         """Trainings by their mark; shims: all but the one zygote, the youngest process that has the agent as its parent."""

@@ -27,7 +27,7 @@ ROUND = 40
 IN_FLIGHT = 8
 PATIENCE_S = 2.5
 """How long an armed failpoint is waited for: not every one is passed by every load."""
-BLOWS = ("agent", "control", "redis_killed", "redis_flushed", "redis_stopped", "shim", "service_stopped")
+BLOWS = ("agent", "control", "redis_killed", "redis_flushed", "redis_stopped", "shim", "offer_repeated", "service_stopped")
 FAILPOINT_SHARE = 0.7
 
 

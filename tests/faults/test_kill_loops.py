@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.faults.kill import KINDS, storm
 from tests.faults.nemesis import Nemesis
 from tests.faults.stack import Stack
 from tests.faults.sweep import Sweep
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -41,3 +43,23 @@ def test_random_faults_of_all_kinds_leave_nothing_wrong(tmp_path: Path) -> None:
             sweep.round(6)
         except AssertionError as exc:
             raise AssertionError(f"{exc}\n{stack.told(6000)}\nTry again with: python -m tests.faults.sweep --seed {seed}") from None
+
+
+@pytest.mark.parametrize("when", ["while it runs", "when it is over", "when the next agent has it"])
+def test_offer_that_comes_twice_starts_nothing(when: str, stack: Stack) -> None:
+    gate = stack.gate()
+    job = stack.submit_surely(stack.witness(gate=gate))
+    wait_until(lambda: stack.began(job), 30, "the training runs")
+    (attempt,) = [path for path in stack.offered() if json.loads((path / "spec.json").read_text())["body"]["number"] == job]
+    if when == "when the next agent has it":
+        stack.kill("agent")
+        stack.revive()
+    if when == "when it is over":
+        gate.touch()
+        stack.settle()
+    said = stack.told(10**6).count("received")
+    stack.offer_again(attempt)
+    wait_until(lambda: stack.told(10**6).count("received") > said, 30, "the message is taken")
+    gate.touch()
+    stack.submit_surely(stack.witness())  # Until this one is over, a second start of the other would have shown itself.
+    stack.settle()
