@@ -22,6 +22,7 @@ from tests.waiting import wait_until
 
 ADOPTED_WITHIN_S = 60.0
 """What a round gives up after; what is promised is measured and printed."""
+UP_FIRST = 0.75
 
 
 def rest(seconds: float) -> None:
@@ -39,17 +40,30 @@ class Nemesis:
         self.met = 0
         """Blows that fell while a training ran."""
         self.adopted_s: list[float] = []
+        self._struck_at = 0.0
 
     @property
     def struck(self) -> int:
         return self.counts.total()
 
     def strike(self, kind: str) -> None:
-        """Wait for a random moment, and strike."""
+        """Wait for a random moment, and strike: mostly at a product that is up, else at one that is starting."""
+        if self.rng.random() < UP_FIRST:
+            self._until_up()
         rest(self.rng.uniform(0, self.pause_s))
         self.met += bool(self.running())
         self.counts[kind] += 1
         BLOWS[kind](self)
+        self._struck_at = time.time()
+
+    def _until_up(self) -> None:
+        """What has died runs again, and the agent says that it has what it left behind."""
+
+        def up() -> bool:
+            self.stack.revive()
+            return self._adopted(self._struck_at) and self.stack.answers()
+
+        wait_until(up, ADOPTED_WITHIN_S, "the product is up again", every_s=0.05)
 
     def running(self) -> set[int]:
         """Jobs whose training runs at this moment, by its own words."""

@@ -70,15 +70,16 @@ class Stack(Product):
         with (self.home / "prepare.log").open("ab") as log:
             subprocess.run(prepare, cwd=CHECKOUT, env=self.environ, stdout=log, stderr=log, check=True, timeout=60)
         self.revive()
-        wait_until(self._answers, 60, f"/readyz says yes\n{self.told()}", every_s=0.1)
+        wait_until(self.answers, 60, f"/readyz says yes\n{self.told()}", every_s=0.1)
         self.token = self.token or self.sign_in("admin", self.password)
         wait_until(lambda: self.rows("SELECT 1 FROM jobs_host WHERE state = 'up'"), 30, "the host is up", every_s=0.1)
         self.restarts = 0
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Web, database, Redis, scheduler and control worker are there."""
         try:
             return self.request("GET", "/readyz")[0] == 200
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
 
     def launch(self, name: str) -> None:
