@@ -103,7 +103,8 @@ def _held(device: DeviceView, verb: str) -> str:
     if not device.holders or not device.holders[0].shared:
         return f"{verb} #{device.job} of {device.job_owner}"
     jobs = listed([f"#{holder.job} of {holder.owner}" for holder in device.holders], most=3)
-    left = "" if device.shared_left_mib is None else f", which leave {size(device.shared_left_mib)} to share"
+    leave = "leaves" if len(device.holders) == 1 else "leave"
+    left = "" if device.shared_left_mib is None else f", which {leave} {size(device.shared_left_mib)} to share"
     return f"{verb} {jobs}{left}"
 
 

@@ -93,9 +93,9 @@ def _block(host: HostView, started: Mapping[int, datetime]) -> HostBlock:
     return HostBlock(host, cards, models.pop() if len(models) == 1 else "")
 
 
-def card(device: DeviceView, started: Mapping[int, datetime]) -> Card:
+def card(device: DeviceView, started: Mapping[int, datetime] | None = None) -> Card:
     outside = sorted((p for p in device.processes if not p.ours), key=lambda p: -(p.memory_mib or 0))
-    holders = tuple(OnIt(h.job, h.job_name, h.owner, started.get(h.job)) for h in device.holders[:HOLDERS_SHOWN])
+    holders = tuple(OnIt(h.job, h.job_name, h.owner, (started or {}).get(h.job)) for h in device.holders[:HOLDERS_SHOWN])
     more = len(device.holders[HOLDERS_SHOWN:])
     return Card(device, _shares(device), tuple(outside[:PROCESSES_SHOWN]), len(outside[PROCESSES_SHOWN:]), holders, more)
 

@@ -43,6 +43,24 @@ def test_job_gets_as_many_devices_as_it_asked_for(product: Product) -> None:
     assert environment_of(product, min_gpus=0, max_gpus=0)["CUDA_VISIBLE_DEVICES"] == ""
 
 
+def test_jobs_that_share_are_on_one_device_and_one_that_does_not_is_not(product: Product) -> None:
+    gate = product.work / "sharers-go"
+    script = f"while [ ! -e {gate} ]; do sleep 0.05; done; echo $CUDA_VISIBLE_DEVICES"
+    sharing = [product.submit(script, shared=True, gpu_memory_mib=8 * 1024)["id"] for _ in range(3)]
+    alone = product.submit(script)["id"]
+    for job in (*sharing, alone):
+        product.wait(job, "running")
+    devices = product.api("GET", "devices/")["results"]
+    assert sorted([device["jobs"], device["job"]] for device in devices) == sorted([[sharing, sharing[0]], [[alone], alone]])
+    fourth = product.submit("true", shared=True, gpu_memory_mib=1024, min_gpus=2, max_gpus=2)["id"]
+    waits = wait_until(lambda: product.job(fourth)["wait_reason"], 10, "a reason")
+    assert "leave 0 MiB to share" in waits["message"]
+    gate.touch()
+    for job in (*sharing, alone, fourth):
+        assert product.wait(job)["exit_code"] == 0
+    assert len({product.log(job) for job in sharing}) == 1
+
+
 def test_missing_working_directory_is_launch_failed_and_names_the_path(product: Product) -> None:
     job = ended(product, "true", working_dir=str(product.work / "nowhere"))
     assert (job["state"], job["attempts"][0]["outcome"]) == ("failed", "launch_failed")

@@ -9,7 +9,7 @@ import pytest
 from gpuworker.protocol import ProcessReading
 from jobs.states import DeviceState, HostState
 from jobs.web.cards import blocks, card
-from tests.unit.jobs.inventories import GIB, NOON, claimed, device, host, taken_outside
+from tests.unit.jobs.inventories import GIB, NOON, claimed, device, host, shared, taken_outside
 
 
 def process(memory_mib: int | None, *, ours: bool = False, pid: int = 1) -> ProcessReading:
@@ -62,7 +62,13 @@ def test_block_names_the_model_once_when_all_are_the_same() -> None:
 
 def test_block_says_since_when_the_job_on_a_card_runs() -> None:
     (block,) = blocks([host(claimed(0, job=412), claimed(1, job=413), device(2))], {412: NOON})
-    assert [each.started_at for each in block.cards] == [NOON, None, None]
+    assert [[on_it.started_at for on_it in each.holders] for each in block.cards] == [[NOON], [None], []]
+
+
+def test_card_names_those_who_share_a_device_and_counts_the_rest() -> None:
+    few, many = card(shared(0, 4, 4)), card(shared(0, 4, 4, 4, 4, 4))
+    assert ([on_it.job for on_it in few.holders], few.more_holders) == ([501, 502], 0)
+    assert ([on_it.job for on_it in many.holders], many.more_holders) == ([501, 502, 503], 2)
 
 
 def test_block_counts_what_can_be_given_out_and_knows_silence_and_simulation() -> None:

@@ -12,7 +12,7 @@ from jobs.scheduling.inventory import HostView
 from jobs.scheduling.placement import Request, Waiting
 from jobs.scheduling.reasons import Parent
 from jobs.states import DeviceState, HostState, WaitReason
-from tests.unit.jobs.inventories import GIB, NOON, claimed, device, host, host_of, taken_outside
+from tests.unit.jobs.inventories import GIB, NOON, claimed, device, host, host_of, shared, taken_outside
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 R, D, N = WaitReason.RESOURCES, WaitReason.HOST_DOWN, WaitReason.NEVER_FITS
@@ -37,6 +37,13 @@ NO_ROOM: dict[str, tuple[Request, list[HostView], WaitReason, str]] = {
         [host(device(0, free_memory_mib=3 * GIB), device(1, free_memory_mib=None))],
         R,
         "Needs 1 GPU with 20 GiB free; gpu-a has 0 of 2: GPU 0 has 3 GiB free, GPU 1 has unknown free memory.",
+    ),
+    "shared": (
+        Request(1, 1, 10 * GIB, shared=True),
+        [host(shared(0, 8, 8), shared(1, 20), claimed(2))],
+        R,
+        "Needs 1 GPU with 10 GiB free to share; gpu-a has 0 of 3: GPU 0 runs #501 of mia, #502 of mia, which leave 8 GiB to share, "
+        "GPU 1 runs #501 of mia, which leaves 4 GiB to share, GPU 2 runs #412 of lin.",
     ),
     "cannot be read": (
         ONE,
@@ -158,6 +165,28 @@ def test_reason_behind_another_job_says_why_that_goes_first() -> None:
     first, mine = Waiting(12, 5, TWO, "ada"), Waiting(9, 1, ONE, "lin")
     assert reasons.behind(first, mine).message == "#12 of ada goes first (priority 5, this job has 1); it needs 2 GPUs."
     assert reasons.behind(Waiting(3, 1, ONE, "ada"), mine).message == "#3 of ada goes first (submitted earlier); it needs 1 GPU."
+
+
+def test_reason_behind_somebody_who_has_used_less_tells_how_much() -> None:
+    mine = Waiting(9, 0, ONE, "ada", used=400)
+    told = reasons.behind(Waiting(12, 0, ONE, "lin", used=21), mine, before=3).message
+    assert told == ("Behind 3 jobs of lin, who has used less lately (2.1 GPU-hours against 40 of ada); #12 is the first, it needs 1 GPU.")
+    in_turn = reasons.behind(Waiting(12, 0, ONE, "lin", used=400), mine).message
+    assert in_turn.startswith("Behind 1 job of lin, who has fewer jobs that run or wait before it: people take turns; #12")
+
+
+def test_reason_behind_another_job_says_what_may_start_before_it() -> None:
+    until = NOON + timedelta(hours=2, seconds=59)
+    told = reasons.behind(Waiting(3, 1, TWO, "ada"), Waiting(9, 1, ONE, "lin"), until=until, now=NOON, zone=SHANGHAI).message
+    assert told.endswith("it needs 2 GPUs. What ends before 22:00 may start before it.")
+    tomorrow = reasons.behind(Waiting(3, 1, TWO), Waiting(9, 1, ONE), until=NOON + timedelta(hours=5), now=NOON, zone=SHANGHAI)
+    assert "before 2026-03-10 01:00 may" in tomorrow.message
+
+
+def test_reason_far_behind_does_not_change_with_every_start() -> None:
+    assert reasons.far_behind(Request(1, 1, 8 * GIB, shared=True), 200).message == (
+        "At least 200 jobs go first (by priority, then by who has used least lately, then by age). It needs 1 GPU with 8 GiB free to share."
+    )
 
 
 @pytest.mark.parametrize(
