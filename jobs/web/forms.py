@@ -285,4 +285,4 @@ def _span_text(seconds: float | None) -> str:
     if not seconds:
         return "" if seconds is None else "0s"
     unit = next(unit for unit in "dhms" if seconds % SECONDS[unit] == 0 or unit == "s")
-    return f"{seconds / SECONDS[unit]:g}{unit}"
+    return f"{seconds / SECONDS[unit]:.15g}{unit}"
