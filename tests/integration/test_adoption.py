@@ -219,8 +219,8 @@ def test_device_of_a_living_attempt_is_not_claimed_although_redis_knows_of_nobod
     living = Supervised("job.1.1", spec, AttemptDir(tmp_path / "job.1.1"), taken=(TakenDevice("GPU-0", 0, "0"),))
     assert roster.enter(living)
     inventory = SimpleNamespace(
-        look=lambda uuids: {},
-        snapshot=lambda: SimpleNamespace(devices=[SimpleNamespace(uuid="GPU-1", index=1)]),
+        look=lambda uuids, **_: {},
+        snapshot=lambda: SimpleNamespace(devices=[SimpleNamespace(uuid="GPU-1", index=1, memory_total_mib=1024)]),
         backend=SimpleNamespace(mask_token=lambda uuid: "1"),
     )
     parts: Any = SimpleNamespace(roster=roster, claims=ClaimStore(link.client, HOST), inventory=inventory)

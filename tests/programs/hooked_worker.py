@@ -24,13 +24,13 @@ canary.START_OVER_AFTER_S = float(os.environ.get("AT_START_OVER_AFTER_S", "60"))
 _look = inventory.Inventory.look
 
 
-def _held_look(self: Any, uuids: Any) -> dict[str, str]:
+def _held_look(self: Any, uuids: Any, **more: Any) -> dict[str, str]:
     hold = Path(os.environ.get("AT_HOLD", "/nonexistent"))
     if hold.exists():
         hold.with_suffix(".reached").touch()
     while hold.exists():
         time.sleep(0.02)
-    return _look(self, uuids)
+    return _look(self, uuids, **more)
 
 
 inventory.Inventory.look = _held_look  # type: ignore[method-assign]
