@@ -17,7 +17,7 @@ from jobs import dispatch, lifecycle
 from jobs.ingest import Ingest
 from jobs.models import Content, Job, JobEvent, User
 from jobs.reconcile import Reconciler
-from jobs.states import JobState, WaitReason
+from jobs.states import JobState, Line, WaitReason
 from tests.integration.fakehost import FakeHost
 from tests.integration.rest import Rest, errors, known_host, make_job, person
 
@@ -122,7 +122,7 @@ def test_content_that_went_missing_comes_again_with_the_next_offer(submit: Submi
     take(ingest)
     assert waits(job)[:2] == (JobState.QUEUED, WaitReason.BACKOFF)
     assert (job.retries_spent, job.faults) == (0, 0)
-    Job.objects.filter(pk=job.pk).update(not_before=None)
+    Job.objects.filter(pk=job.pk).update(not_before=None, line=Line.NEW)
     assert offered(host).fence > spec.fence
     assert host.redis.get(protocol.content_key(SHA256)) == TEXT.encode()
 
@@ -144,7 +144,7 @@ def test_refusal_for_a_file_waits_longer_each_time_and_no_longer_than_the_other_
         dispatch.run_pass(timezone.now())
         assert waits(job) == (JobState.QUEUED, WaitReason.FILE_IN_USE, said)  # No pass says something else meanwhile.
         assert not host.offers()
-        Job.objects.filter(pk=job.pk).update(not_before=None)
+        Job.objects.filter(pk=job.pk).update(not_before=None, line=Line.NEW)
     assert delays == sorted(set(delays))
     host.refused(offered(host), "file_in_use", said)
     take(ingest)
