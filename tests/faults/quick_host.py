@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gpuworker import agent, relay
+from gpuworker import agent, tail
 from gpuworker.celery import app
 from tests.faults.clocks import hurry
 
 __all__ = ["app"]
 
 hurry(agent, LOOK_EVERY_S=2.0, REPEAT_EVERY_S=0.7)
-hurry(relay, STALL_S=1.0, LONGEST_STALL_S=4.0)
+hurry(tail, STALL_S=1.0, LONGEST_STALL_S=4.0)
