@@ -52,6 +52,15 @@ FAILPOINTS = {
     "shim.done_written": "done.json is there, the locks are held",
     "shim.locks_dropped": "nobody has been told",
     "shim.refusal_written": "refused.json is there",
+    # shim, or the agent after its death: files that are swapped for a job (the journal's way)
+    "swap.planned": "swap.json says what will be done, no file is touched",
+    "swap.fresh_written": "the new file lies beside the target",
+    "swap.original_kept": "the original has its second name",
+    "swap.in_place": "the new file stands in the original's place",
+    "swap.recorded": "swap.json says that all are swapped",
+    "swap.taking_back": "the tree is empty, every file still swapped",
+    "swap.taken_back": "one file is back",
+    "swap.unrecorded": "all files are back, swap.json does not say so",
     # agent: the end
     "agent.log_finished": "the rest of the log is sent",
     "agent.releasing": "the devices are clean, the claim is held",

@@ -57,6 +57,16 @@ def adopt(stack: Stack, point: str) -> None:
     gate.touch()
 
 
+def swap(stack: Stack, point: str) -> None:
+    """A job that sees another file in the place of one, and one where none is."""
+    stack.keep_an_eye_on("loss.py", b"the original\n")
+    stack.keep_an_eye_on("made/for_it.py", None)
+    stack.arm(f"{point}:kill")
+    swaps = [{"target": name, "content": "another\n"} for name in ("loss.py", "made/for_it.py")]
+    stack.submit_surely(stack.witness(0), swaps=swaps)
+    fires(stack, point)
+
+
 def cancel(stack: Stack, point: str) -> None:
     """A running job that is cancelled."""
     job = stack.submit_surely(stack.witness(0, gate=stack.gate()))
@@ -107,6 +117,7 @@ SCENARIOS: dict[str, Scenario] = {
     "stop.refusal_left": cancel_before_the_spec,
     "shim.stop_heard": cancel,
     "shim.tree_signalled": cancel,
+    **{point: swap for point in FAILPOINTS if point.startswith("swap.")},
 }
 """For who does not come along with any job."""
 

@@ -48,6 +48,7 @@ class Stack(Product):
                 "AUTOTRAINER_HOST": HOST,
                 "AUTOTRAINER_HEARTBEAT_S": "0.3",
                 "AUTOTRAINER_KILL_GRACE_S": "8",
+                "AUTOTRAINER_SWAP_WAY": "journal",  # the other one leaves nothing to put back
                 failpoints.FLAG: "1",
                 failpoints.VARIABLE: f"@{self.plan}",
             },
@@ -58,6 +59,7 @@ class Stack(Product):
         self.client = redis.Redis.from_url(self.settings.redis_url, socket_timeout=2)
         self.services: dict[str, subprocess.Popen[bytes]] = {}
         self.accepted: list[int] = []
+        self._originals: dict[str, tuple[int, bytes] | None] = {}
         self.shims_killed = 0
         self.restarts = 0
 
@@ -201,6 +203,13 @@ class Stack(Product):
             uid = record["body"]["job"]
             app.send_task(protocol.TRAIN_TASK, args=[uid, record["sealed"]], task_id=uid, queue=protocol.host_queue(HOST))
 
+    def keep_an_eye_on(self, name: str, content: bytes | None) -> None:
+        """A file of the working directory that must be the very same at every settlement; None: it must not be there."""
+        path = self.work / name
+        if content is not None and not path.exists():
+            path.write_bytes(content)
+        self._originals[name] = None if content is None else (path.stat().st_ino, content)
+
     def cancel_surely(self, job: int) -> None:
         self._surely("POST", f"jobs/{job}/cancel/", {})
 
@@ -261,7 +270,12 @@ class Stack(Product):
             *(f"process {pid}: {command_line(pid)!r}" for pid in self._left_running()),
             *(f"attempt {path.name} is not settled: {sorted(p.name for p in path.iterdir())}" for path in self.attempts() if _owes(path)),
             *(f"swapped file {path}" for path in self.work.rglob(".autotrainer-*")),
+            *(f"{name} is not what it was" for name, was in self._originals.items() if self._now(name) != was),
         ]
+
+    def _now(self, name: str) -> tuple[int, bytes] | None:
+        path = self.work / name
+        return (path.stat().st_ino, path.read_bytes()) if path.parent.exists() and path.exists() else None
 
     def _claims(self) -> dict[Any, Any]:
         found = self.asked(lambda client: client.hgetall(protocol.claims_key(HOST)))

@@ -21,6 +21,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpuworker.failpoints import hit
 from gpuworker.shim.swaps import files, paths
 from gpuworker.shim.swaps.paths import BadTarget, Place
 
@@ -77,14 +78,17 @@ def swap(place: Place, entry: Entry, new: int) -> None:
     folder = _made(place, entry["missing"])
     try:
         _write_fresh(folder, entry["fresh"], new)
+        hit("swap.fresh_written")
         if entry["absent"]:
             _mark_absent(folder, entry)
         else:
             _keep_original(folder, entry)
         os.fsync(folder)
+        hit("swap.original_kept")
         find_others(place, entry["original"])
         _put_in_place(folder, entry)
         os.fsync(folder)
+        hit("swap.in_place")
     finally:
         os.close(folder)
 
@@ -104,6 +108,7 @@ def put_back(entry: Mapping[str, Any]) -> dict[str, str]:
         )
     try:
         result = _absent_back(folder, entry) if entry["absent"] else _original_back(folder, entry)
+        hit("swap.taken_back")
         files.remove(entry["fresh"], folder)
         os.fsync(folder)
     finally:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gpuworker.failpoints import hit
 from gpuworker.shim import records
 from gpuworker.shim.swaps import files, inuse, journal, namespace, paths
 from gpuworker.shim.swaps.inuse import RECORD, UNFINISHED, InUse
@@ -139,6 +140,7 @@ class Swaps:
             self._entries.append(self._entry(index, place, root))
         by_journal = [(i, place) for i, place in enumerate(places) if self._is_journal(place)]
         self._record("preparing" if by_journal else "overlaid")
+        hit("swap.planned")
         try:
             for index, place in by_journal:
                 new = os.open(_new(index), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
@@ -155,6 +157,7 @@ class Swaps:
             raise
         if by_journal:
             self._record("swapped")
+            hit("swap.recorded")
 
     def _entry(self, index: int, place: Place, root: str) -> dict[str, Any]:
         new = os.open(_new(index), os.O_RDWR | os.O_CLOEXEC, dir_fd=self._folder)
@@ -207,7 +210,9 @@ def put_back(folder: records.Folder, record: Mapping[str, Any]) -> None:
     """Put back what a swap.json tells of, and write down how it went. May be repeated. Raises OSError."""
     if record.get("state") not in (*UNFINISHED, "overlaid"):
         return
+    hit("swap.taking_back")
     results = [journal.put_back(e) if e["way"] == "journal" else _untouched(e) for e in record["files"]]
+    hit("swap.unrecorded")
     body = {**record, "state": "restored", "results": results}
     records.write_record(folder, RECORD, body, durable=record["state"] != "overlaid")
 
