@@ -10,6 +10,7 @@ Standard library only, no settings: the shim imports it too. Outside a test `hit
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import signal
@@ -144,7 +145,10 @@ def _consider(name: str) -> None:
         return
     if action == "raise":
         raise OSError(errno.EIO, f"failpoint {name}")
-    os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    # To this thread: one for the process is taken by another, which may come to it late while this one goes on.
+    signal.pthread_kill(_thread.get_ident(), signal.SIGSTOP)
 
 
 def _text() -> str:
