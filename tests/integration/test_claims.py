@@ -203,3 +203,4 @@ class Named:
     """As much of a spec as a claim needs."""
 
     fence: int
+    shared: bool = False

@@ -186,6 +186,7 @@ def test_dispatch_that_was_given_up_is_not_started_by_a_late_zygote(lab):
 
 def test_dispatch_whose_shim_is_up_is_not_given_up(lab):
     attempt = lab.launch("sleep 0.3")
+    wait_until(lambda: attempt.record("started.json"), 15, "the shim has looked whether it was given up")
     assert not attempt.refuse("gave_up", "too late")
     assert ended(attempt)["exit_code"] == 0
 
