@@ -370,6 +370,8 @@ class Ended(Message):
     log_cut_bytes: int = 0
     """How much of the middle of the log was cut out, since it was over its limit."""
     put_back: tuple[PutBack, ...] = ()
+    progress: float | None = None
+    """0…1, as its log told last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

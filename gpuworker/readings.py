@@ -62,6 +62,8 @@ class AttemptReading(Message):
     """The job's, for a control plane that does not know it."""
     devices: tuple[str, ...] = ()
     """UUIDs of what it holds."""
+    progress: float | None = None
+    """0…1, as its log tells; None: it does not tell."""
     uncovered: tuple[str, ...] = ()
     """Targets whose overlay somebody outside has ended by replacing the file: the job sees the file itself now."""
 

@@ -57,6 +57,7 @@ class Supervised:
             running=not self.tree_empty,
             log_bytes=self.tail.log_bytes if self.tail else 0,
             oom_detected=self.tail.oom.found if self.tail else False,
+            progress=self.tail.progress if self.tail else None,
             uncovered=self.uncovered,
         )
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gpuworker import protocol
 from gpuworker.disks import Cut
 from gpuworker.oom import OomDetector
+from gpuworker.progress import ProgressReader
 from gpuworker.protocol import LOG_CHUNK_BYTES, LogChunk
 from gpuworker.shim import logcap, processes, records
 from gpuworker.shim.logcap import CUT_NAME, LOG_NAME
@@ -54,6 +55,8 @@ class Tail:
     def __init__(self, folder: Path, *, job: str, attempt: int, fence: int, adopted: bool) -> None:
         self.key = protocol.attempt_key(job, attempt, fence)
         self.oom = OomDetector()
+        self._progress = ProgressReader()
+        self._caught_up = not adopted
         self.truncated = False
         self.ended = False
         self._job, self._attempt, self._fence = job, attempt, fence
@@ -96,6 +99,11 @@ class Tail:
         with self._lock:
             return self.ended and not self._unseen_truncation and self._acked >= self._base + self._size()
 
+    @property
+    def progress(self) -> float | None:
+        """0…1; None where the log does not tell, or where one that was taken over has not been read through again."""
+        return self._progress.fraction if self._caught_up else None
+
     def close(self) -> None:
         with self._lock:
             if self._fd >= 0:
@@ -105,7 +113,7 @@ class Tail:
     # --- reading --------------------------------------------------------------------------------------------------------
 
     def scan(self, most_bytes: float) -> bool:
-        """Look for out-of-memory words in what is new, and for a truncation; whether there was anything."""
+        """Look for out-of-memory words and progress in what is new, and for a truncation; whether there was anything."""
         with self._lock:
             size = self._size()
             if size < self._scanned and self._being_cut(size):
@@ -116,6 +124,7 @@ class Tail:
             while self._scanned < size and self._scanned - begin < most_bytes:
                 if not self._scan_block(size):
                     break
+            self._caught_up |= self._scanned >= size
             if self._scanned > begin:
                 self._note()
             return self._scanned > begin
@@ -125,10 +134,12 @@ class Tail:
         if cut and cut.begin <= self._scanned < cut.end:
             self._scanned, self._before = cut.end, b""
             self.oom.cut()
+            self._progress.cut()
             return True
         data = os.pread(self._fd, min(_BLOCK_BYTES, size - self._scanned), self._scanned)
         self._scanned += len(data)
         self.oom.feed(data)
+        self._progress.feed(data)
         self._before = data[-_REMEMBERED_BYTES:]
         return bool(data)
 
@@ -144,6 +155,7 @@ class Tail:
         self._base = base
         self._scanned, self._before = 0, b""
         self.oom.cut()
+        self._progress.cut()
         self.truncated = True
         self._note(at_once=True)
         log.warning("The command truncated its own log", extra={"action": "log_truncated", "attempt_key": self.key})

@@ -305,6 +305,7 @@ def _report(one: Supervised, ended: dict[str, Any], unclean: dict[str, str]) -> 
         "log_truncated": tail.truncated if tail else False,
         "log_cut_bytes": tail.cut_bytes if tail else 0,
         "oom_detected": tail.oom.found if tail else False,
+        "progress": tail.progress if tail else None,
         "host_oom": host_oom,
         "devices": [device.body() for device in one.devices],
         "unclean": unclean,

@@ -17,6 +17,7 @@ from jobs.canaries import Canaries
 from jobs.capacity import HostView
 from jobs.hostlink import Heard
 from jobs.models import Device, Host
+from jobs.progress import Progress
 from jobs.states import DeviceState
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Watch:
         self._twice: set[str] = set()
         self._speaking: frozenset[str] = frozenset()
         self._crier = orphans.Crier()
+        self._progress = Progress(writing=writing)
         self._canaries = Canaries()
         self.to_repair = False
         """After a look: a host is heard again, or runs what nobody knows, so that the reconciler should not wait."""
@@ -45,6 +47,7 @@ class Watch:
         for view in views:
             if view.name in rows:
                 self._record(rows[view.name], view, heard.get(view.name), now)
+        self._progress.note((name, heard[name].beat) for name in heard if heard[name].age_s <= capacity.stale_after_s())
         self.to_repair = self._speaks_again(views) | self._crier.tell(views)
         self._canaries.send((name, heard[name]) for name in self._speaking)
         return self._more_is_free(views)

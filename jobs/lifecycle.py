@@ -181,6 +181,8 @@ def dispatch(job: Job, *, host: str, devices: list[dict[str, Any]], now: datetim
             attempt=job.next_attempt,
             wait_code="",
             wait_message="",
+            progress=None,
+            progress_at=None,
         ):
             return None
         offered = Dispatch.objects.create(job=job, attempt_number=job.next_attempt, host=host, created_at=now)

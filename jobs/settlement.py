@@ -29,6 +29,7 @@ class SettledJob(Protocol):
     faults: int
     cancel_requested_at: datetime | None
     started_at: datetime | None
+    progress: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,8 @@ def settle(job: SettledJob, report: Ended, *, now: datetime) -> Settlement:
 
 def _final(state: JobState, job: SettledJob, report: Ended) -> Settlement:
     ending = {"ended_at": moment(report.ended_at), "wait_code": "", "wait_message": "", "not_before": None}
-    return Settlement(state=state, event=state.value, message=describe_end(report), fields=ending | _result(job, report))
+    ending |= _result(job, report) | _last_progress(state, job, report)
+    return Settlement(state=state, event=state.value, message=describe_end(report), fields=ending)
 
 
 def _retry(job: SettledJob, report: Ended, delay_s: float, now: datetime) -> Settlement:
@@ -83,6 +85,7 @@ def _retry(job: SettledJob, report: Ended, delay_s: float, now: datetime) -> Set
             "not_before": now + timedelta(seconds=delay_s),
             "retries_spent": spent,
             "next_attempt": report.attempt + 1,
+            "progress": None,
             "wait_code": WaitReason.BACKOFF,
             "wait_message": f"Retry {spent} of {job.max_retries} in {delay_s:.0f} s, after attempt {report.attempt} ended.",
         }
@@ -93,7 +96,7 @@ def _retry(job: SettledJob, report: Ended, delay_s: float, now: datetime) -> Set
 def _fault(job: SettledJob, report: Ended, now: datetime) -> Settlement:
     """No fault of the job: it starts again without spending a retry, until the infrastructure budget is used up."""
     faults = job.faults + 1
-    fields: dict[str, Any] = {"faults": faults, "next_attempt": report.attempt + 1} | _result(job, report)
+    fields: dict[str, Any] = {"faults": faults, "next_attempt": report.attempt + 1, "progress": None} | _result(job, report)
     if faults > FAULT_BUDGET:
         why = f"Held after {faults} starts that the infrastructure spoiled; the last one: {describe_end(report)}"
         fields |= {"wait_code": WaitReason.HELD, "wait_message": why}
@@ -109,6 +112,12 @@ def _result(job: SettledJob, report: Ended) -> dict[str, Any]:
     if job.started_at is None and report.started_at:
         result["started_at"] = moment(report.started_at)
     return result
+
+
+def _last_progress(state: JobState, job: SettledJob, report: Ended) -> dict[str, Any]:
+    """All of it is done where it completed and ever told how far it was; else it stays where it came to."""
+    told = job.progress if report.progress is None else min(1.0, max(0.0, report.progress))
+    return {"progress": told if told is None or state is not JobState.COMPLETED else 1.0}
 
 
 def moment(unix_s: float) -> datetime:

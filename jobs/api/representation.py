@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from jobs import access
+from jobs import access, progress
 from jobs.capacity import DeviceView, HostView
 from jobs.dispatch import queue_positions
 from jobs.models import Attempt, Job, JobEvent, User
@@ -48,6 +48,7 @@ def _job(job: Job, viewer: User, attempts: list[Attempt], after: list[int], posi
         "uid": str(job.uid),
         "owner": job.owner.get_username(),
         "queue_position": position,
+        "remaining_s": progress.remaining_s(job, current),
         "host": current.host if current else None,
         "devices": _refs(current.devices) if current else [],
         "created_at": moment(job.created_at),

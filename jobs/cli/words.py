@@ -75,7 +75,8 @@ def why(job: Mapping[str, Any]) -> str:
     if job["state"] in ("queued", "held") and job["wait_reason"]:
         return str(job["wait_reason"]["message"] or job["wait_reason"]["code"])
     if job["state"] in ACTIVE:
-        return "" if job["progress"] is None else f"{job['progress']:.0%}"
+        left = job.get("remaining_s")  # a server of before does not tell
+        return "" if job["progress"] is None else f"{job['progress']:.0%}" + ("" if left is None else f", about {duration(left)} left")
     return ending(job["attempts"][-1]) if job["attempts"] and job["state"] == "failed" else ""
 
 

@@ -58,6 +58,11 @@ class Job(models.Model):
     exit_code = models.IntegerField(null=True, blank=True)
     oom_detected = models.BooleanField(default=False)
     progress = models.FloatField(null=True, blank=True)
+    """0…1, of the present or the last attempt; jobs.progress writes it."""
+    progress_at = models.DateTimeField(null=True, blank=True)
+    """When it got there."""
+    oom_floor_mib = models.PositiveIntegerField(null=True, blank=True)
+    """An attempt ran out of this much memory on a device: the next one looks for more."""
     created_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -95,6 +100,8 @@ class Attempt(models.Model):
     exit_code = models.IntegerField(null=True, blank=True)
     signal = models.PositiveIntegerField(null=True, blank=True)
     oom_detected = models.BooleanField(default=False)
+    peak_memory_mib = models.PositiveIntegerField(null=True, blank=True)
+    """The most that its processes had on one of its devices, as the host saw it."""
     message = models.TextField(blank=True, default="")
     log_bytes = models.BigIntegerField(default=0)
     log_removed_at = models.DateTimeField(null=True, blank=True)

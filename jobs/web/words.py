@@ -81,6 +81,11 @@ def duration(span: timedelta | float | None) -> str:
     return _("%(s)d s") % {"s": seconds}
 
 
+def left(seconds: float | None) -> str:
+    """What is left of a training, as the estimate that it is; empty where nobody can tell."""
+    return "" if seconds is None else _("≈ %(time)s left") % {"time": duration(seconds)}
+
+
 def gib(mib: int | None) -> str:
     """MiB as GiB: one decimal below 100, none where it would be zero; "–" where it is not known."""
     if mib is None:

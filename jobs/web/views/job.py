@@ -23,6 +23,7 @@ from jobs.web import loglines
 from jobs.web.people import UserRequest, live_part, signed_in
 from jobs.web.swapview import swaps_of
 from jobs.web.verdict import verdict
+from jobs.web.views.overview import Row
 
 STOP_POLLING = 286
 """htmx stops asking at this answer: nothing changes any more."""
@@ -97,6 +98,7 @@ def _context(request: UserRequest, job: Job) -> dict[str, Any]:
         "may_see": may_see,
         "attempts": attempts,
         "attempt": chosen,
+        "row": Row(job, attempts[-1] if attempts else None),
         "asked_attempt": bool(chosen and request.GET.get("attempt")),
         "removed": retention.removed(chosen) if may_see else "",
         "log_size": logs.size(job.pk, chosen.number) if chosen and may_see else 0,

@@ -15,13 +15,13 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from jobs import access, line
+from jobs import access, line, progress
 from jobs.capacity import HostView, hosts_now
 from jobs.models import Attempt, Job
 from jobs.states import ACTIVE, TERMINAL, JobState, Line
 from jobs.web.cards import DENSE_FROM, blocks
 from jobs.web.people import UserRequest, live_part, signed_in
-from jobs.web.words import place
+from jobs.web.words import left, place
 
 ROWS = 50
 ENDED_ROWS = 15
@@ -44,6 +44,10 @@ class Row:
     @property
     def progress_label(self) -> str:
         return _("%(percent)d %% done") % {"percent": self.progress or 0}
+
+    @property
+    def left(self) -> str:
+        return left(progress.remaining_s(self.job, self.attempt))
 
     @property
     def how(self) -> str:

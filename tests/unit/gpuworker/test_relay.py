@@ -273,3 +273,21 @@ def test_next_agent_takes_a_log_that_grew_for_the_same(log: Path) -> None:
     again = Tail(log.parent, job="job-a", attempt=1, fence=10, adopted=True)
     again.acknowledged(4)
     assert (chunks_of(again), again.truncated) == ([(4, None, b"two\n")], False)
+
+
+def test_tail_tells_progress_in_whole_and_cut_lines(log: Path) -> None:
+    tail = tail_of(log)
+    assert tail.progress is None
+    for piece in (b"loading\n", b"Epoch 1/", b"10 | loss: 0.5\n"):
+        append(log, piece)
+        tail.scan(ALL)
+    assert tail.progress == 0.1
+
+
+def test_tail_that_was_taken_over_tells_no_progress_before_it_has_caught_up(log: Path) -> None:
+    append(log, b"Epoch 1/10 | loss: 0.5\n" + b"x" * 600_000 + b"\nEpoch 7/10 | loss: 0.2\n")
+    tail = Tail(log.parent, job="job-a", attempt=1, fence=10, adopted=True)
+    tail.scan(1)
+    assert tail.progress is None
+    tail.scan(ALL)
+    assert tail.progress == 0.7

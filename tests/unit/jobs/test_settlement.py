@@ -34,6 +34,9 @@ class FakeJob:
     faults: int = 0
     cancel_requested_at: datetime | None = None
     started_at: datetime | None = NOW
+    progress: float | None = None
+    shared: bool = False
+    oom_floor_mib: int | None = None
     uid: uuid.UUID = field(default_factory=lambda: uuid.UUID(int=1))
 
 
