@@ -34,6 +34,7 @@ from gpuworker.relay import Relay
 from gpuworker.reports import AckReader, Reporter
 from gpuworker.roster import Roster, Supervised
 from gpuworker.runner import JOB_SLOTS, Runner
+from gpuworker.samples import Sampler
 from gpuworker.settings import BadSetting, Settings, host_key
 from gpuworker.shim import hostmemory, locks, processes
 from gpuworker.watch import Parts
@@ -58,6 +59,7 @@ class Agent:
         folder = attempts_folder(config)
         roster = Roster(folder)
         self._inventory = Inventory(backend, config)
+        self._sampler = Sampler(self._inventory, roster, step_s=config.heartbeat_s)
         self._relay = Relay(self.link, lambda tail: self._recovery.handed_over(tail))
         claims = ClaimStore(self.link.client, config.host)
         self._parts = Parts(self._inventory, claims, Reporter(self.link), self._relay, roster, self._send_beat)
@@ -96,6 +98,7 @@ class Agent:
             ("repeat", REPEAT_EVERY_S, self._repeat),
             ("recovery", LOOK_EVERY_S, self._recovery.take_over),
             ("prune", PRUNE_EVERY_S, self._recovery.prune),
+            ("samples", self.settings.heartbeat_s / 2, self._sampler.turn),
             ("overlays", OVERLAYS_EVERY_S, self._look_at_overlays),
         ):
             threading.Thread(target=self._forever, args=(name, every_s, chore), name=name, daemon=True).start()

@@ -372,6 +372,8 @@ class Ended(Message):
     put_back: tuple[PutBack, ...] = ()
     progress: float | None = None
     """0…1, as its log told last."""
+    peak_memory_mib: int | None = None
+    """The most that its processes had on one of its devices; None: nobody saw it, a short attempt's for instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

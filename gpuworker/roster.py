@@ -33,6 +33,8 @@ class Supervised:
     tree_empty: bool = False
     uncovered: tuple[str, ...] = ()
     """Targets whose overlay somebody outside has ended."""
+    peak_memory_mib: int | None = None
+    """The most that its processes had on one of its devices, as far as this agent saw (gpuworker.samples)."""
     ended: Ended | None = None
     over: threading.Event = field(default_factory=threading.Event)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from gpuworker import failpoints, hostmemory
+from gpuworker import failpoints, hostmemory, samples
 from gpuworker.attempts import AttemptState, ShimClient, ShimGone
 from gpuworker.hotswap import told
 from gpuworker.outliving import await_empty
@@ -306,6 +306,7 @@ def _report(one: Supervised, ended: dict[str, Any], unclean: dict[str, str]) -> 
         "log_cut_bytes": tail.cut_bytes if tail else 0,
         "oom_detected": tail.oom.found if tail else False,
         "progress": tail.progress if tail else None,
+        "peak_memory_mib": samples.peak_of(one),
         "host_oom": host_oom,
         "devices": [device.body() for device in one.devices],
         "unclean": unclean,

@@ -361,6 +361,7 @@ def ended(report: Ended, *, host: str) -> bool:
             exit_code=report.exit_code,
             signal=report.signal,
             oom_detected=report.oom_detected,
+            peak_memory_mib=report.peak_memory_mib,
             message=report.message,
             log_bytes=report.log_bytes,
             started_at=attempt.started_at or (moment(report.started_at) if report.started_at else None),

@@ -70,6 +70,7 @@ def _attempt(attempt: Attempt, details: bool) -> dict[str, Any]:
         "exit_code": attempt.exit_code,
         "signal": attempt.signal,
         "oom_detected": attempt.oom_detected,
+        "peak_memory_mib": attempt.peak_memory_mib,
         "message": attempt.message if details else None,
         "started_at": moment(attempt.started_at),
         "ended_at": moment(attempt.ended_at),

@@ -43,6 +43,7 @@ class AttemptBody(Body):
     exit_code = s.IntegerField(allow_null=True)
     signal = s.IntegerField(allow_null=True)
     oom_detected = s.BooleanField()
+    peak_memory_mib = s.IntegerField(allow_null=True, help_text="the most that its processes had on one of its devices")
     message = s.CharField(allow_null=True, help_text="Why it could not be launched; null in others' jobs.")
     started_at = s.DateTimeField(allow_null=True)
     ended_at = s.DateTimeField(allow_null=True)

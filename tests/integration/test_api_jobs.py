@@ -36,6 +36,7 @@ def test_job_tells_of_its_attempts_and_shows_the_last_ones_devices(api: Rest, an
         "started_at": at,
         "ended_at": at,
         "log_bytes": 10,
+        "peak_memory_mib": 700,
         "log_removed_at": None,
         "devices": [{"uuid": "GPU-1", "index": 1}],
     }

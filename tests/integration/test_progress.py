@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -57,8 +58,8 @@ def every_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
 
 
-def test_progress_of_mock_train_is_told_with_heartbeats_and_at_the_end(redis_url: str, tmp_path: Path) -> None:
-    command = shlex.join([sys.executable, str(MOCK_TRAIN), "--name", "seen", "--seconds", "4", "--mode", "error"])
+def test_progress_and_memory_of_mock_train_are_told_by_a_real_agent(redis_url: str, tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, str(MOCK_TRAIN), "--name", "seen", "--seconds", "4", "--mem", "1", "--mode", "error"])
     seen: set[float] = set()
     with running_host(redis_url, tmp_path) as host:
         spec = host.offer(host.spec(command))
@@ -71,6 +72,9 @@ def test_progress_of_mock_train_is_told_with_heartbeats_and_at_the_end(redis_url
 
         wait_until(over, 40, "the end of the training")
         ended = host.report(Ended, spec)
+        samples = host.folder(spec) / f"samples-{ended.devices[0].index}.json"
+        wait_until(lambda: json.loads(samples.read_text())["peak_memory_mib"] == ended.peak_memory_mib, 10, "the last samples")
+    assert ended.peak_memory_mib == 1024  # its --mem
     assert len(seen) >= 2
     assert all(0 < fraction <= 1 for fraction in seen)
     assert ended.progress is not None
@@ -159,6 +163,18 @@ def test_progress_of_an_ended_job(
     host.ended(spec, exit_code=exit_code, progress=at_the_end)
     Ingest().turn(block_ms=1)
     assert told(job) == stays
+
+
+def test_peak_memory_is_stored_and_shown(host: FakeHost, submit: Submit, ada: User) -> None:
+    job = submit()
+    spec = start(host)
+    page = Client()
+    page.force_login(ada)
+    assert 'id="peak"' not in page.get(f"/jobs/{job.pk}/").content.decode()
+    host.ended(spec, peak_memory_mib=23_654)
+    Ingest().turn(block_ms=1)
+    assert Attempt.objects.get().peak_memory_mib == 23_654
+    assert "23.1 GiB on one GPU" in page.get(f"/jobs/{job.pk}/").content.decode()
 
 
 NOW = timezone.now()
