@@ -97,6 +97,7 @@ class Explanation:
         return reason
 
     def _without_room(self, least: Request) -> Reason:
+        least = self._planner.comes_to(least)
         if least not in self._no_room:
             self._no_room[least] = reasons.no_room(least, self._hosts, now=self._now, zone=self._zone)
         return self._no_room[least]
@@ -128,7 +129,7 @@ class Explanation:
         return bool(ids)
 
     def _why_far(self, job: Waiting) -> Reason:
-        least = job.request.least
+        least = self._planner.comes_to(job.request.least)
         reason = self._without_room(least)
         return reason if reason.code in _ALIKE else reasons.far_behind(least, TOLD_ONE_BY_ONE)
 

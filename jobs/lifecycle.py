@@ -17,8 +17,9 @@ from django.utils import timezone
 
 from gpuworker import failpoints, protocol
 from gpuworker.protocol import Ended, Refused, Started
-from jobs import hostlink, line, settlement, swaps
+from jobs import capacity, hostlink, line, settlement, swaps
 from jobs.models import Attempt, Dispatch, Job, JobEvent, User
+from jobs.scheduling.shortage import Shortage, shortage
 from jobs.settlement import moment
 from jobs.states import ACTIVE, WAITING, JobState, Line, WaitReason, may_follow
 
@@ -354,6 +355,7 @@ def ended(report: Ended, *, host: str) -> bool:
     attempt = open_attempt(report.job, report.attempt, report.fence, host)
     if attempt is None:
         return False
+    short = _shortage(attempt, report) if report.oom_detected else None
     with transaction.atomic():
         job = _locked(attempt.job_id)  # before the attempt, as everywhere: a cancel that runs now comes before or after, never between
         closed = Attempt.objects.filter(pk=attempt.pk, outcome="").update(
@@ -374,7 +376,7 @@ def ended(report: Ended, *, host: str) -> bool:
             _event(job.pk, kind, message, attempt=attempt.number, data=data)
         if report.put_back:  # Who waited for these files need not wait for their next try.
             Job.objects.filter(state=JobState.QUEUED, wait_code=WaitReason.FILE_IN_USE).update(not_before=None, line=Line.NEW)
-        to = settlement.settle(job, report, now=timezone.now())
+        to = settlement.settle(job, report, now=timezone.now(), shortage=short)
         old = {JobState(job.state)} & ACTIVE
         for kind, message in settlement.about_log(report):
             _event(job.pk, kind, message, attempt=attempt.number)
@@ -385,6 +387,14 @@ def ended(report: Ended, *, host: str) -> bool:
         failpoints.hit("ingest.end_uncommitted")
         _wake_on_commit()
     return True
+
+
+def _shortage(attempt: Attempt, report: Ended) -> Shortage | None:
+    """What it had and what else there is. Asked before the transaction: Redis may take its time."""
+    uuids = {d.uuid for d in report.devices} or {d["uuid"] for d in attempt.devices}
+    if not uuids:
+        return None  # It says so of something else.
+    return shortage(line.request_of_job(attempt.job), uuids, peak_mib=report.peak_memory_mib, hosts=capacity.hosts_now())
 
 
 def note(attempt: Attempt, kind: str, message: str, data: dict[str, Any]) -> bool:

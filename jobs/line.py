@@ -29,7 +29,7 @@ from jobs.states import JobState, Line
 
 ADMITTED_AT_ONCE = 500
 CHUNK = 64
-ASKED_FOR = ("min_gpus", "max_gpus", "gpu_memory_mib", "hosts", "shared", "time_limit_s")
+ASKED_FOR = ("min_gpus", "max_gpus", "gpu_memory_mib", "hosts", "shared", "time_limit_s", "oom_floor_mib")
 
 Writing = Callable[[], AbstractContextManager[None]]
 Standings = Mapping[int, Standing]
@@ -163,7 +163,7 @@ def after(head: Head, standings: Standings) -> list[Head]:
 def _heads(sql: str, values: Sequence[Any], standings: Standings) -> list[Head]:
     read_hosts: Any = Job._meta.get_field("hosts")
     found = []
-    for pk, priority, owner, key, least, most, memory, hosts, shared, limit_s, before, oldest, name in _by_index(sql, values):
+    for pk, priority, owner, key, least, most, memory, hosts, shared, limit_s, floor, before, oldest, name in _by_index(sql, values):
         standing = standings.get(owner, NOBODY)
         request = request_of(
             min_gpus=least,
@@ -172,6 +172,7 @@ def _heads(sql: str, values: Sequence[Any], standings: Standings) -> list[Head]:
             hosts=read_hosts.from_db_value(hosts, None, connection),
             shared=bool(shared),
             time_limit_s=limit_s,
+            oom_floor_mib=floor,
         )
         turn = order.turn(standing, before, oldest)
         found.append(Head(Waiting(pk, priority, request, name, standing.used, turn), owner, key))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
 from gpuworker import protocol
 from gpuworker.protocol import Ended, EndReason
+from jobs.scheduling.shortage import Shortage
 from jobs.states import JobState, Outcome, WaitReason
 
 FAULT_BUDGET = 5
@@ -30,6 +31,7 @@ class SettledJob(Protocol):
     cancel_requested_at: datetime | None
     started_at: datetime | None
     progress: float | None
+    oom_floor_mib: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,10 @@ def outcome_of(report: Ended) -> Outcome:
     return Outcome(report.reason.value)
 
 
-def settle(job: SettledJob, report: Ended, *, now: datetime) -> Settlement:
-    """Exit 0 completes, even where a cancel came too late; else a retry while the budget lasts, else the failure is final."""
+def settle(job: SettledJob, report: Ended, *, now: datetime, shortage: Shortage | None = None) -> Settlement:
+    """`shortage`: what it had, where it ran out of GPU memory and that is known.
+
+    Exit 0 completes, even where a cancel came too late; else a retry while the budget lasts, else the failure is final."""
     outcome = outcome_of(report)
     if outcome is Outcome.COMPLETED:
         return _final(JobState.COMPLETED, job, report)
@@ -65,7 +69,12 @@ def settle(job: SettledJob, report: Ended, *, now: datetime) -> Settlement:
         retry_delay_s=job.retry_delay_s,
         retry_on_oom=job.retry_on_oom,
     )
-    return _final(JobState.FAILED, job, report) if delay_s is None else _retry(job, report, delay_s, now)
+    if delay_s is not None:
+        return _retry(job, report, delay_s, now, shortage)
+    to = _final(JobState.FAILED, job, report)
+    unwanted = report.oom_detected and not job.retry_on_oom and job.retries_spent < job.max_retries
+    said = (shortage.numbers if shortage else "", "Not tried again after that, as its owner asked (retry_on_oom)." if unwanted else "")
+    return replace(to, message=" ".join(filter(None, (to.message, *said))), data=to.data | (shortage.data if shortage else {}))
 
 
 def _final(state: JobState, job: SettledJob, report: Ended) -> Settlement:
@@ -74,13 +83,16 @@ def _final(state: JobState, job: SettledJob, report: Ended) -> Settlement:
     return Settlement(state=state, event=state.value, message=describe_end(report), fields=ending)
 
 
-def _retry(job: SettledJob, report: Ended, delay_s: float, now: datetime) -> Settlement:
+def _retry(job: SettledJob, report: Ended, delay_s: float, now: datetime, shortage: Shortage | None) -> Settlement:
     spent = job.retries_spent + 1
+    told = [describe_end(report), f"Retry {spent} of {job.max_retries} in {delay_s:.0f} s."]
+    if shortage:
+        told = [told[0], shortage.numbers, told[1], shortage.change(report.attempt + 1)]
     return Settlement(
         state=JobState.QUEUED,
         event="retry_scheduled",
-        message=f"{describe_end(report)} Retry {spent} of {job.max_retries} in {delay_s:.0f} s.",
-        data={"delay_s": round(delay_s, 1), "retry": spent, "max_retries": job.max_retries},
+        message=" ".join(filter(None, told)),
+        data={"delay_s": round(delay_s, 1), "retry": spent, "max_retries": job.max_retries} | (shortage.data if shortage else {}),
         fields={
             "not_before": now + timedelta(seconds=delay_s),
             "retries_spent": spent,
@@ -89,6 +101,7 @@ def _retry(job: SettledJob, report: Ended, delay_s: float, now: datetime) -> Set
             "wait_code": WaitReason.BACKOFF,
             "wait_message": f"Retry {spent} of {job.max_retries} in {delay_s:.0f} s, after attempt {report.attempt} ended.",
         }
+        | (shortage.columns(job.oom_floor_mib) if shortage else {})
         | _result(job, report),
     )
 

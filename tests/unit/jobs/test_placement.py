@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,10 +25,11 @@ def job(
     hosts: tuple[str, ...] = (),
     share: int = 0,
     limit: int | None = None,
+    floor: int = 0,
 ) -> Waiting:
     """`share`: GiB of each device that it shares."""
     most = least if most is None else most
-    return Waiting(number, priority, Request(least, most, share * GIB or memory, hosts, bool(share), limit))
+    return Waiting(number, priority, Request(least, most, share * GIB or memory, hosts, bool(share), limit, floor))
 
 
 def placed(hosts: list[HostView], *jobs: Waiting) -> dict[int, str]:
@@ -62,6 +64,12 @@ def slices(*gib: int) -> HostView:
 A2, A4, B1 = host_of(2), host_of(4), host_of(1, "gpu-b")
 SHARED_B = host(shared(0, 4, host="gpu-b"), name="gpu-b")
 ONE_FOR_600_S = host(claimed(0, ends_in_s=600), device(1))
+BIG = {"memory_total_mib": 48 * GIB}
+LARGE = device(1, **BIG)
+LARGE_B = host(device(1, host="gpu-b", **BIG), name="gpu-b")
+LARGE_AWAY = host(device(1, host="gpu-b", **BIG), name="gpu-b", state=HostState.UNREACHABLE)
+LARGE_DRAINED = device(1, DeviceState.DRAINED, drained=True, **BIG)
+LARGE_USED = replace(taken_outside(1), free_memory_mib=40 * GIB)
 FULL_B = (claimed(0, host="gpu-b"), claimed(1, host="gpu-b"))
 
 TABLE: dict[str, tuple[list[HostView], list[Waiting], dict[int, str]]] = {
@@ -102,6 +110,16 @@ TABLE: dict[str, tuple[list[HostView], list[Waiting], dict[int, str]]] = {
         [job(1), job(2, memory=20 * GIB)],
         {1: "gpu-a:1", 2: "gpu-a:0"},
     ),
+    "more than it ran out of": ([host(device(0), LARGE)], [job(1, floor=25 * GIB), job(2)], {1: "gpu-a:1", 2: "gpu-a:0"}),
+    "more than it ran out of, on another host": ([A2, LARGE_B], [job(1, floor=25 * GIB)], {1: "gpu-b:1"}),
+    "waits for more than it ran out of": ([host(device(0), claimed(1, **BIG))], [job(1, floor=25 * GIB), job(2)], {2: "gpu-a:0"}),
+    "nobody has more": ([A2], [job(1, floor=25 * GIB)], {1: "gpu-a:0"}),
+    "more only where it may not go": ([A2, LARGE_B], [job(1, floor=25 * GIB, hosts=("gpu-a",))], {1: "gpu-a:0"}),
+    "too few have more": ([host(device(0), device(1), LARGE)], [job(1, 2, floor=25 * GIB)], {1: "gpu-a:0,1"}),
+    "more only on what is drained": ([host(device(0), LARGE_DRAINED)], [job(1, floor=25 * GIB)], {1: "gpu-a:0"}),
+    "more only where strangers are": ([host(device(0), LARGE_USED)], [job(1, floor=25 * GIB)], {1: "gpu-a:0"}),
+    "more only on a host that is away": ([A2, LARGE_AWAY], [job(1, floor=25 * GIB)], {1: "gpu-a:0"}),
+    "all of its GPUs have more": ([host(device(0), LARGE, device(2, **BIG))], [job(1, 1, 3, floor=25 * GIB)], {1: "gpu-a:1,2"}),
     "near devices together": ([near((0, 3), (1, 2))], [job(1, 2), job(2, 2)], {1: "gpu-a:0,3", 2: "gpu-a:1,2"}),
     "one device leaves a near pair whole": ([near((0, 1), count=3)], [job(1), job(2, 2)], {1: "gpu-a:2", 2: "gpu-a:0,1"}),
     "three of two pairs": ([near((0, 1), (2, 3))], [job(1, 3)], {1: "gpu-a:0,1,2"}),

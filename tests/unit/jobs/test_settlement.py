@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gpuworker.protocol import Ended, EndReason
+from jobs.scheduling.shortage import Shortage
 from jobs.settlement import FAULT_BUDGET, describe_end, settle
 from jobs.states import JobState, WaitReason
 
@@ -78,6 +79,50 @@ def test_retry_spends_the_budget_and_waits() -> None:
     to = settle(RETRIES, BAD, now=NOW)
     assert (to.fields["retries_spent"], to.fields["next_attempt"], to.fields["wait_code"]) == (1, 3, WaitReason.BACKOFF)
     assert timedelta(seconds=7.5) <= to.fields["not_before"] - NOW <= timedelta(seconds=12.5)
+
+
+SHORT = Shortage(
+    place="GPU 0 of gpu-a",
+    devices=1,
+    had_mib=24_576,
+    peak_mib=23_654,
+    shared=False,
+    floor_mib=26_113,
+    elsewhere="gpu-b",
+)
+
+
+def test_retry_after_out_of_memory_asks_for_more_and_says_why() -> None:
+    to = settle(RETRIES, OOM, now=NOW, shortage=SHORT)
+    assert to.message.startswith(
+        "Attempt 2 failed with exit code 1 after running out of GPU memory. "
+        "It held 23.1 GiB at its peak; GPU 0 of gpu-a had 24 GiB for it. Retry 1 of 1 in "
+    )
+    assert to.message.endswith(" Attempt 3 waits for a GPU with at least 25.5 GiB free, as gpu-b has: more than it had.")
+    assert (to.fields["oom_floor_mib"], "shared" in to.fields) == (26_113, False)
+    assert to.data["wanted_memory_mib"] == 26_113
+
+
+def test_retry_after_out_of_memory_never_asks_for_less_than_before() -> None:
+    assert settle(replace(RETRIES, oom_floor_mib=40_000), OOM, now=NOW, shortage=SHORT).fields["oom_floor_mib"] == 40_000
+
+
+def test_sharer_that_ran_out_of_memory_shares_no_more() -> None:
+    to = settle(RETRIES, OOM, now=NOW, shortage=replace(SHORT, shared=True))
+    assert to.fields["shared"] is False
+    assert to.message.endswith("Attempt 3 gets a GPU with at least 25.5 GiB free that it does not share: others may have used the memory.")
+
+
+def test_end_out_of_memory_is_told_with_its_numbers() -> None:
+    numbers = "It held 23.1 GiB at its peak; GPU 0 of gpu-a had 24 GiB for it."
+    unwanted = settle(replace(RETRIES, retry_on_oom=False), OOM, now=NOW, shortage=SHORT)
+    assert unwanted.message == (
+        f"Attempt 2 failed with exit code 1 after running out of GPU memory. {numbers} "
+        "Not tried again after that, as its owner asked (retry_on_oom)."
+    )
+    assert unwanted.data["peak_memory_mib"] == 23_654
+    assert settle(SPENT, OOM, now=NOW, shortage=SHORT).message.endswith(numbers)
+    assert settle(SPENT, OOM, now=NOW).message == "Attempt 2 failed with exit code 1 after running out of GPU memory."
 
 
 def test_fault_of_the_infrastructure_spends_no_retry() -> None:
