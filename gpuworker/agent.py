@@ -33,6 +33,7 @@ from gpuworker.recovery import LOOK_EVERY_S, Publish, Recovery
 from gpuworker.relay import Relay
 from gpuworker.reports import AckReader, Reporter
 from gpuworker.roster import Roster, Supervised
+from gpuworker.rules import HostRules
 from gpuworker.runner import JOB_SLOTS, Runner
 from gpuworker.samples import Sampler
 from gpuworker.settings import BadSetting, Settings, host_key
@@ -60,6 +61,7 @@ class Agent:
         roster = Roster(folder)
         self._inventory = Inventory(backend, config)
         self._sampler = Sampler(self._inventory, roster, step_s=config.heartbeat_s)
+        self._rules = HostRules(self.link, config.host_home / "rules", self._inventory.set_rule)
         self._relay = Relay(self.link, lambda tail: self._recovery.handed_over(tail))
         claims = ClaimStore(self.link.client, config.host)
         self._parts = Parts(self._inventory, claims, Reporter(self.link), self._relay, roster, self._send_beat)
@@ -142,6 +144,7 @@ class Agent:
             self._stopped.wait(every_s)
 
     def _heartbeat(self) -> None:
+        self._rules.read()
         self.ear.listen()
         self._send_beat()
         self._renew_claims()
@@ -186,6 +189,7 @@ class Agent:
             kill_level="cgroup" if self._launcher.group_parent else "subreaper",
             swap_way=self._hotswap.way.name,
             swap_note=self._hotswap.way.note,
+            rules_serial=self._rules.serial,
         )
 
     def _with_locks(self, devices: tuple[DeviceReading, ...]) -> tuple[DeviceReading, ...]:

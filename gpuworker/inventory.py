@@ -9,9 +9,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from gpuworker.devices.base import DeviceBackend, Reading, Trainings
-from gpuworker.devices.usage import Usage, process_phrase
-from gpuworker.protocol import DeviceReading
+from gpuworker.devices.usage import Rule, Usage, process_phrase
+from gpuworker.protocol import DeviceReading, ProcessReading
 from gpuworker.settings import Settings
+from gpuworker.shim import processes
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ class Inventory:
     def set_trainings(self, trainings: Trainings) -> None:
         """The living attempts: simulated devices show their load, and memory that nobody visible holds may be theirs."""
         self._trainings = trainings
+
+    def set_rule(self, rule: Rule) -> None:
+        """From the next look on, the regular ones and those before a launch alike, this is what "uses a device" means."""
+        with self._usage_lock:
+            self._usage.rule = rule
 
     def start(self) -> None:
         self._refresh_or_say_why()
@@ -95,13 +101,22 @@ class Inventory:
         return {uuid: reason for uuid, reason in reasons.items() if reason}
 
     def _marked(self, reading: Reading) -> tuple[DeviceReading, ...]:
-        """With `ours` told for each process."""
+        """With what no backend knows told for each process: whether it is ours, since when it runs, whether it is ignored."""
         return tuple(
-            replace(device, processes=tuple(replace(p, ours=p.pid > 0 and self._is_ours(p.pid)) for p in device.processes))
-            if device.processes
-            else device
+            replace(device, processes=tuple(self._known(p, device.uuid, reading) for p in device.processes)) if device.processes else device
             for device in reading.devices
         )
+
+    def _known(self, process: ProcessReading, uuid: str, reading: Reading) -> ProcessReading:
+        ticks = processes.start_ticks(process.pid) if process.pid > 0 else None
+        told = replace(
+            process,
+            ours=process.pid > 0 and self._is_ours(process.pid),
+            start_ticks=ticks,
+            age_s=None if ticks is None else round(max(0.0, processes.age_s(ticks)), 1),
+            utilization_pct=reading.process_utilization.get((uuid, process.pid)),
+        )
+        return replace(told, ignored=not told.ours and self._usage.rule.ignores(told))
 
     def _why_not(self, device: DeviceReading | None, reading: Reading, beside: Collection[int] | None) -> str:
         if device is None:

@@ -17,6 +17,7 @@ Redis, all below `autotrainer:` (Celery's own keys carry the same prefix through
     host:<name>:fences    hash, job UID -> the highest fence that ever claimed on this host
     content:<sha256>      string, a file that a job swaps in; beside its spec, which names it by its hash; expires soon
     host:<name>:canary    string, the sealed Canary that was last put into the host's queue, expires with it
+    host:<name>:rules     string, the sealed Rules of this host's operators; the host keeps the last ones on its disk
     since                 string, "<run id> <unix ms>": since when this Redis has lost nothing, as the leader saw it
     wake                  stream, empty entries: the bell of the scheduler: whoever changes what may start rings it
 """
@@ -88,6 +89,7 @@ class Kind(enum.StrEnum):
     ACK = "ack"
     LOG = "log"
     CANARY = "canary"
+    RULES = "rules"
 
 
 def valid_host_name(name: str) -> bool:
@@ -135,6 +137,10 @@ def fences_key(host: str) -> str:
 
 def canary_key(host: str) -> str:
     return f"{KEY_PREFIX}host:{host}:canary"
+
+
+def rules_key(host: str) -> str:
+    return f"{KEY_PREFIX}host:{host}:rules"
 
 
 def since_key() -> str:
@@ -422,6 +428,28 @@ class Canary(Message):
 
     at: float
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IgnoredProcess(Message):
+    """One process of one boot of a host: a later one with its pid is another."""
+
+    boot_id: str
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules(Message):
+    """What operators say about a host's foreign processes. None: as by default (gpuworker/devices/usage.py).
+
+    They do not expire: the one with the highest `serial` holds, so that an older one that is replayed changes nothing.
+    """
+
+    serial: int
+    memory_mib: int | None = None
+    idle_min: int | None = None
+    ignored: tuple[IgnoredProcess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

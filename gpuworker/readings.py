@@ -20,6 +20,13 @@ class ProcessReading(Message):
     memory_mib: int | None = None
     ours: bool = False
     graphics: bool = False
+    utilization_pct: float | None = None
+    """How much of the device this process alone uses."""
+    start_ticks: int | None = None
+    """When it started, in clock ticks since boot: with its pid and the host's boot it is this process and no later one."""
+    age_s: float | None = None
+    ignored: bool = False
+    """An operator said that it does not count as use of the device; its memory is still its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +100,5 @@ class Beat(Message):
     """mount or journal: how this host swaps files."""
     swap_note: str = ""
     """Why not by mount."""
+    rules_serial: int = 0
+    """Of the operators' rules that this host goes by; 0: of none."""

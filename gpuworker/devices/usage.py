@@ -1,7 +1,8 @@
 """Whether somebody outside the queue uses a device.
 
 The rule (docs/how-it-works.md, "What uses a device"): a compute process that is not ours and holds at least 1 GiB, or an
-unknown amount, or has computed within the last 30 minutes. Smaller idle ones and graphics processes (a desktop) count as
+unknown amount, or has computed within the last 30 minutes; an operator may have set other numbers for this host, and may
+have said of a process that it does not count (`Rule`). Smaller idle ones and graphics processes (a desktop) count as
 memory only. Where the driver hides processes (another pid namespace, memory left behind), memory that nobody visible
 holds counts as theirs. Unknown is never free.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from gpuworker.protocol import DeviceReading, ProcessReading
 
@@ -20,6 +22,19 @@ REMEMBERED_S = 30 * 60.0
 ProcessUtilization = Mapping[tuple[str, int], float]
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """From when on a process counts as using a device, and which never do."""
+
+    memory_mib: int = IN_USE_MEMORY_MIB
+    remembered_s: float = REMEMBERED_S
+    ignored: frozenset[tuple[int, int]] = frozenset()
+    """(pid, start time in ticks) of this boot's processes that an operator told us to ignore."""
+
+    def ignores(self, process: ProcessReading) -> bool:
+        return process.start_ticks is not None and (process.pid, process.start_ticks) in self.ignored
+
+
 class Usage:
     """Remembers when each process outside the queue last computed. For one thread at a time."""
 
@@ -27,6 +42,7 @@ class Usage:
         self._clock = clock
         self._computed_at: dict[tuple[str, int], float] = {}
         self._ours_before: set[str] = set()
+        self.rule = Rule()
 
     def observe(self, device: DeviceReading, shares: ProcessUtilization, *, held: bool) -> None:
         """Take note of a regular reading. `held`: a living attempt of ours has this device."""
@@ -45,18 +61,20 @@ class Usage:
     def why_in_use(self, device: DeviceReading, shares: ProcessUtilization, *, held: bool) -> str:
         """A sentence; empty where nobody outside the queue uses the device."""
         for process in compute_outside(device):
+            if process.ignored:
+                continue
             how = self._how(device, process, shares)
             if how:
                 return f"{process_phrase(process)} uses it outside the queue: {how}."
         hidden = 0 if held else _hidden_mib(device)
-        if hidden >= IN_USE_MEMORY_MIB:
+        if hidden >= self.rule.memory_mib:
             return f"{hidden:,} MiB of it are in use by processes that cannot be seen from here."
         return ""
 
     def _how(self, device: DeviceReading, process: ProcessReading, shares: ProcessUtilization) -> str:
         if process.memory_mib is None:
             return "how much memory it holds is not known"
-        if process.memory_mib >= IN_USE_MEMORY_MIB:
+        if process.memory_mib >= self.rule.memory_mib:
             return f"it holds {process.memory_mib:,} MiB"
         now = shares.get((device.uuid, process.pid), device.utilization_pct)
         if now is None:
@@ -64,7 +82,7 @@ class Usage:
         if now > 0:
             return "it computes"
         ago_s = self._clock() - self._computed_at.get((device.uuid, process.pid), -math.inf)
-        return f"it computed {_ago(ago_s)}" if ago_s < REMEMBERED_S else ""
+        return f"it computed {_ago(ago_s)}" if ago_s < self.rule.remembered_s else ""
 
 
 def compute_outside(device: DeviceReading) -> Iterable[ProcessReading]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,10 @@ import pytest
 
 from gpuworker import settings
 from gpuworker.devices.base import Reading, Training
+from gpuworker.devices.usage import Rule
 from gpuworker.inventory import Inventory
 from gpuworker.protocol import DeviceReading, ProcessReading
+from gpuworker.shim import processes
 from tests.waiting import wait_until
 
 ALICE = ProcessReading(pid=4711, user="alice", command="python", memory_mib=300)
@@ -187,3 +190,61 @@ def test_thread_refreshes_and_survives_a_fault(inventory: Inventory, backend: Fa
     finally:
         inventory.stop()
     assert not any(thread.name == "inventory" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("rule", "memory_mib", "share", "idle_s", "used"),
+    [
+        (Rule(memory_mib=4096), 4095, 0.0, None, False),
+        (Rule(memory_mib=4096), 4096, 0.0, None, True),
+        (Rule(memory_mib=100), 300, 0.0, None, True),
+        (Rule(memory_mib=4096), None, 0.0, None, True),  # Unknown is never free, whatever the rule.
+        (Rule(memory_mib=4096), 300, 5.0, None, True),
+        (Rule(remembered_s=300), 300, 0.0, 299, True),
+        (Rule(remembered_s=300), 300, 0.0, 301, False),
+        (Rule(remembered_s=7200), 300, 0.0, 7199, True),
+    ],
+)
+def test_rule_of_an_operator_says_what_counts_as_use(
+    inventory: Inventory,
+    backend: FakeBackend,
+    clock: Clock,
+    rule: Rule,
+    memory_mib: int | None,
+    share: float,
+    idle_s: float | None,
+    used: bool,
+) -> None:
+    inventory.set_rule(rule)
+    process = ProcessReading(pid=9, user="bob", memory_mib=memory_mib)
+    if idle_s is not None:
+        backend.shows(process, used=memory_mib, shares={9: 50.0})
+        inventory.refresh()
+        clock.now += idle_s
+    backend.shows(process, used=memory_mib, shares={9: share})
+    assert in_use(inventory) is used
+    assert bool(inventory.look(["G0"])) is used
+
+
+def test_process_is_told_with_its_age_and_its_own_utilisation_and_unknown_is_none(inventory: Inventory, backend: FakeBackend) -> None:
+    me, gone = ProcessReading(pid=os.getpid(), memory_mib=1), ProcessReading(pid=2**22 + 1, memory_mib=1)
+    backend.shows(me, gone, used=2, shares={me.pid: 97.0})
+    mine, theirs = inventory.refresh().devices[0].processes
+    assert (mine.utilization_pct, mine.start_ticks) == (97.0, processes.start_ticks(os.getpid()))
+    assert mine.age_s is not None
+    assert 0 <= mine.age_s < 24 * 3600
+    assert (theirs.utilization_pct, theirs.start_ticks, theirs.age_s) == (None, None, None)
+
+
+def test_ignored_process_counts_as_memory_only_and_a_later_one_with_its_pid_does_not(inventory: Inventory, backend: FakeBackend) -> None:
+    ticks = processes.start_ticks(os.getpid())
+    assert ticks is not None
+    backend.shows(ProcessReading(pid=os.getpid(), memory_mib=9000), used=9000, percent=90.0, shares={os.getpid(): 90.0})
+    assert in_use(inventory)
+    inventory.set_rule(Rule(ignored=frozenset({(os.getpid(), ticks)})))
+    device = inventory.refresh().devices[0]
+    assert (device.in_use_outside, [p.ignored for p in device.processes]) == (False, [True])
+    assert inventory.look(["G0"]) == {}
+    inventory.set_rule(Rule(ignored=frozenset({(os.getpid(), ticks - 1)})))
+    assert in_use(inventory)
+    assert inventory.look(["G0"])
