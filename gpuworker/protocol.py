@@ -63,6 +63,9 @@ CANARY_EVERY_S = 20.0
 DEAF_AFTER_S = 1.5 * CANARY_EVERY_S
 """Two canaries have not come through a host's queue: nothing new is sent there."""
 LOG_CHUNK_BYTES = 64 * 1024
+IN_USE_MEMORY_MIB = 1024
+IN_USE_IDLE_MIN = 30
+"""What "uses a device" means for a process outside the queue where no operator said anything else."""
 BEAT_LIFETIME_S = 3600
 """Expiry of a heartbeat's key. What is left of it tells its age by one clock for all: Redis's."""
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from gpuworker import protocol
-from gpuworker.devices.usage import IN_USE_MEMORY_MIB, REMEMBERED_S, Rule
-from gpuworker.protocol import Kind, Rules
+from gpuworker.devices.usage import Rule
+from gpuworker.protocol import IN_USE_IDLE_MIN, IN_USE_MEMORY_MIB, Kind, Rules
 from gpuworker.shim import processes
 
 if TYPE_CHECKING:
@@ -88,6 +88,6 @@ def rule_of(rules: Rules) -> Rule:
     boot_id = processes.boot_id()
     return Rule(
         memory_mib=IN_USE_MEMORY_MIB if rules.memory_mib is None else rules.memory_mib,
-        remembered_s=REMEMBERED_S if rules.idle_min is None else rules.idle_min * 60.0,
+        remembered_s=60.0 * (IN_USE_IDLE_MIN if rules.idle_min is None else rules.idle_min),
         ignored=frozenset((one.pid, one.start_ticks) for one in rules.ignored if one.boot_id == boot_id),
     )

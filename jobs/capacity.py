@@ -17,12 +17,12 @@ import redis
 from django.conf import settings
 from django.utils import timezone
 
-from gpuworker.protocol import AttemptReading, Beat, DeviceReading, attempt_key
+from gpuworker.protocol import IN_USE_IDLE_MIN, IN_USE_MEMORY_MIB, AttemptReading, Beat, DeviceReading, attempt_key
 from jobs import hostlink
 from jobs.hostlink import Heard
 from jobs.models import Attempt, Device, Dispatch, Host
 from jobs.scheduling import words
-from jobs.scheduling.inventory import DeviceView, Holder, HostView, Orphan
+from jobs.scheduling.inventory import DeviceView, Holder, HostView, Orphan, UseRule
 from jobs.scheduling.placement import OVERRUN_S
 from jobs.states import DeviceState, HostState
 
@@ -64,7 +64,7 @@ def hosts_now(*, now: datetime | None = None, beats: Mapping[str, Heard] | None 
     """All hosts in the order of their names. Without Redis: the rows only, every device unknown, nothing accepts."""
     hosts = list(Host.objects.order_by("name"))
     rows: dict[int, list[Device]] = defaultdict(list)
-    for device in Device.objects.order_by():
+    for device in Device.objects.select_related("kept_for").order_by():
         rows[device.host_id].append(device)
     beats = _heard([host.name for host in hosts]) if beats is None else beats
     holders, slots, orphans = _open_attempts(beats or {})
@@ -173,8 +173,9 @@ def _host_view(host: Host, rows: list[Device], instant: _Now) -> HostView:
         inventory_known=host.inventory_known or bool(beat and not beat.device_error),
         deaf_s=beat.deaf_s or 0.0 if beat else 0.0,
         orphans=instant.orphans.get(host.name, ()),
+        rule=_rule(host, beat),
     )
-    devices = tuple(sorted(_devices(view, host, rows, beat, instant.holders), key=lambda d: (d.index, d.uuid)))
+    devices = tuple(sorted(_devices(view, host, rows, beat, instant), key=lambda d: (d.index, d.uuid)))
     return replace(view, devices=devices, device_count=len(devices), reason=_reason(host, view, instant.now))
 
 
@@ -198,19 +199,38 @@ def _reason(host: Host, view: HostView, now: datetime) -> str:
     return words.away(view, now=now, zone=lab_zone()).removeprefix(f"{host.name} ")
 
 
-def _devices(
-    view: HostView, host: Host, rows: list[Device], beat: Beat | None, holders: Mapping[str, Sequence[Holder]]
-) -> Iterable[DeviceView]:
+def _rule(host: Host, beat: Beat | None) -> UseRule:
+    mib = IN_USE_MEMORY_MIB if host.use_memory_mib is None else host.use_memory_mib
+    minutes = IN_USE_IDLE_MIN if host.use_idle_min is None else host.use_idle_min
+    in_force = beat is not None and beat.rules_serial == host.rules_serial
+    return UseRule(mib, minutes, host.rule_by, host.rule_at, in_force, tuple(host.ignored))
+
+
+def _devices(view: HostView, host: Host, rows: list[Device], beat: Beat | None, instant: _Now) -> Iterable[DeviceView]:
+    holders = instant.holders
     by_uuid = {row.uuid: row for row in rows}
     if beat is None or beat.device_error:
         for row in rows:
             if row.present:
                 detail = f"cannot be read: {beat.device_error}" if beat else "is unknown: its host is silent"
-                yield _device_view(view, host, row, row, holders.get(row.uuid, ()), detail)
+                yield _kept(_device_view(view, host, row, row, holders.get(row.uuid, ()), detail), row, instant.now)
         return
     for reading in beat.devices:
         detail = f"cannot be read: {reading.error}" if reading.error else "is unknown: its host is silent" if view.stale else ""
-        yield _device_view(view, host, reading, by_uuid.get(reading.uuid), holders.get(reading.uuid, ()), detail)
+        own = by_uuid.get(reading.uuid)
+        yield _kept(_device_view(view, host, reading, own, holders.get(reading.uuid, ()), detail), own, instant.now)
+
+
+def _kept(device: DeviceView, row: Device | None, now: datetime) -> DeviceView:
+    """With for whom an operator keeps it, if that is not over."""
+    if row is None or row.kept_for is None or row.kept_until is None or row.kept_until <= now:
+        return device
+    until = row.kept_until.astimezone(lab_zone())
+    kept = replace(device, kept_for=row.kept_for.get_username(), kept_until=row.kept_until, kept_by=row.kept_by)
+    if device.state is not DeviceState.FREE or not device.allocatable:
+        return kept
+    kept = replace(kept, detail=f"kept for {kept.kept_for} until {until:%Y-%m-%d %H:%M} by {kept.kept_by}")
+    return replace(kept, reason=_sentence(kept))
 
 
 def _device_view(
@@ -287,7 +307,7 @@ def _shared_left(reading: DeviceReading, holders: Sequence[Holder]) -> int | Non
 
 
 def _sentence(device: DeviceView) -> str:
-    if device.state is DeviceState.FREE and device.allocatable:
+    if device.state is DeviceState.FREE and device.allocatable and not device.kept_for:
         return ""
     text = words.holding(device)
     return f"{text[0].upper()}{text[1:]}."

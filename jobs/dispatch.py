@@ -17,8 +17,9 @@ from gpuworker import failpoints
 from jobs import capacity, hostlink, lifecycle, line, shares
 from jobs.explanation import Explanation
 from jobs.models import Attempt, Job
+from jobs.scheduling import keeping
 from jobs.scheduling.placement import Placement, Planner
-from jobs.scheduling.request import Request
+from jobs.scheduling.request import Waiting
 from jobs.states import JobState, Line
 
 __all__ = ["Explanation", "place", "queue_positions", "run_pass"]
@@ -56,19 +57,21 @@ def place(now: datetime, *, writing: Writing = transaction.atomic) -> int:
         return 0
     hosts = capacity.hosts_now(now=now)
     planner = Planner(hosts, now, overrun_s=capacity.overrun_s())
-    _ask(planner, line.Walk(heads, standings), {head.waiting.request.least for head in heads})
+    _ask(planner, line.Walk(heads, standings), [head.waiting for head in heads], keeping.keepers(hosts))
     plan = planner.placements()
     twice = frozenset(orphan.job for host in hosts for orphan in host.orphans)
     return sum(_dispatch(plan[i : i + BATCH], now, writing, twice) for i in range(0, len(plan), BATCH))
 
 
-def _ask(planner: Planner, walk: line.Walk, requests: Iterable[Request]) -> None:
-    """Go through the line in order, as far as there is room for anybody."""
+def _ask(planner: Planner, walk: line.Walk, firsts: Iterable[Waiting], keepers: Collection[str]) -> None:
+    """Go through the line in order, as far as there is room for anybody. `keepers`: for whom devices are kept."""
+    requests = {keeping.asked_by(job, keepers).request.least for job in firsts}
     hopeful = [request for request in requests if planner.could_place(request)]
     while hopeful and (head := walk.next()):
-        if planner.has_failed(head.waiting.request):
+        job = keeping.asked_by(head.waiting, keepers)
+        if planner.has_failed(job.request):
             continue
-        if planner.ask(head.waiting):
+        if planner.ask(job):
             walk.go_on(head)
         hopeful = [request for request in hopeful if planner.could_place(request)]
 
@@ -83,7 +86,7 @@ def _dispatch(plan: Sequence[Placement], now: datetime, writing: Writing, twice:
         jobs = {job.pk: job for job in queued}
         for placement in plan:
             job = jobs.get(placement.job_id)
-            if job is None or line.request_of_job(job) != placement.request:
+            if job is None or line.request_of_job(job) != keeping.anybodys(placement.request):
                 continue  # cancelled, held or changed since it was read
             if str(job.uid) in twice:
                 continue

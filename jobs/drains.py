@@ -35,23 +35,24 @@ class HostRefused(Exception):
 
 def drain_host(name: str, actor: User, reason: str = "") -> bool:
     """Start nothing new there; what runs may finish. False if there is no such host."""
-    return _told("drained", name, actor, reason, Host.objects.filter(name=name).update(drain=True, drain_reason=_by(actor, reason)))
+    return told("drained", name, actor, reason, Host.objects.filter(name=name).update(drain=True, drain_reason=by(actor, reason)))
 
 
 def resume_host(name: str, actor: User) -> bool:
     """Undo a drain. False if there is no such host."""
-    return _told("resumed", name, actor, "", Host.objects.filter(name=name).update(drain=False, drain_reason=""))
+    resumed = Host.objects.filter(name=name).update(drain=False, drain_reason="", resumed_at=timezone.now())
+    return told("resumed", name, actor, "", resumed)
 
 
 def drain_device(uuid: str, actor: User, reason: str = "") -> bool:
     """Give this device to nobody any more, until an operator resumes it. False if there is no such device."""
-    drained = Device.objects.filter(uuid=uuid).update(drain=True, drain_reason=_by(actor, reason), drained_by_system=False)
-    return _told("drained", uuid, actor, reason, drained)
+    drained = Device.objects.filter(uuid=uuid).update(drain=True, drain_reason=by(actor, reason), drained_by_system=False)
+    return told("drained", uuid, actor, reason, drained)
 
 
 def resume_device(uuid: str, actor: User) -> bool:
     """Undo a drain. False if there is no such device."""
-    return _told("resumed", uuid, actor, "", _resume(Device.objects.filter(uuid=uuid)))
+    return told("resumed", uuid, actor, "", _resume(Device.objects.filter(uuid=uuid)))
 
 
 def drain_unclean(host: str, unclean: Mapping[str, str], *, job_id: int) -> None:
@@ -113,7 +114,7 @@ def _held(heard: Mapping[str, Heard]) -> set[str]:
 
 
 def _resume(devices: QuerySet[Device]) -> int:
-    return devices.update(drain=False, drain_reason="", drained_by_system=False)
+    return devices.update(drain=False, drain_reason="", drained_by_system=False, resumed_at=timezone.now())
 
 
 def drain_forgetful(host: str, what: str) -> None:
@@ -175,11 +176,11 @@ def _refuse_offered(host: str, now: datetime) -> None:
         )
 
 
-def _by(actor: User, reason: str) -> str:
+def by(actor: User, reason: str) -> str:
     return f"{actor.get_username()}{f': {reason}' if reason else ''}"[:500]
 
 
-def _told(what: str, name: str, actor: User, reason: str, changed: int) -> bool:
+def told(what: str, name: str, actor: User, reason: str, changed: int) -> bool:
     if changed:
         log.info("%s %s by %s%s", name, what, actor.get_username(), f": {reason}" if reason else "", extra={"action": what})
         hostlink.ring()  # a resume may let a job start

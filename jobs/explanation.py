@@ -18,7 +18,7 @@ from django.db.models import QuerySet
 
 from jobs import capacity, line, shares
 from jobs.models import Job
-from jobs.scheduling import reasons
+from jobs.scheduling import keeping, reasons
 from jobs.scheduling.inventory import HostView
 from jobs.scheduling.placement import Planner
 from jobs.scheduling.reasons import Reason
@@ -51,6 +51,7 @@ class Explanation:
         self._now, self._writing, self._zone = now, writing, capacity.lab_zone()
         self._told = Told() if told is None else told
         self._hosts: list[HostView] = capacity.hosts_now(now=now)
+        self._keepers = keeping.keepers(self._hosts)
         self._planner = Planner(self._hosts, now, overrun_s=capacity.overrun_s())
         self._no_room: dict[Request, Reason] = {}
         self._waiting_ahead: Counter[str] = Counter()
@@ -84,6 +85,7 @@ class Explanation:
 
     def _why(self, job: Waiting) -> Reason | None:
         """None if it need not wait, so that the next pass will start it."""
+        job = keeping.asked_by(job, self._keepers)
         if self._planner.ask(job):
             return None
         first = self._planner.ahead_of(job)

@@ -153,6 +153,16 @@ def canary(host: str) -> bool:
     return True
 
 
+def put_rules(host: str, rules: protocol.Rules) -> bool:
+    """Lay the operators' rules out for a host; False if Redis took nothing. Done again until the host says that it goes by them."""
+    try:
+        client().set(protocol.rules_key(host), protocol.seal(Kind.RULES, host, rules.body(), host_key(host)))
+    except (redis.RedisError, OSError) as exc:
+        log.warning("Redis took no rules for %s: %s", host, exc, extra={"action": "rules"})
+        return False
+    return True
+
+
 def stop(attempt: Attempt, *, job_uid: str, kill_grace_s: float) -> bool:
     """Tell the attempt's host to end it; False if nothing could be sent. Repeated by the scheduler until the end is reported."""
     return stop_on(attempt.host, job=job_uid, attempt=attempt.number, fence=attempt.fence, kill_grace_s=kill_grace_s)

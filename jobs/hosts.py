@@ -12,7 +12,7 @@ from typing import Any
 from django.db import transaction
 
 from gpuworker.protocol import Beat, DeviceReading
-from jobs import capacity, hostlink, orphans
+from jobs import capacity, hostlink, orphans, rules
 from jobs.canaries import Canaries
 from jobs.capacity import HostView
 from jobs.hostlink import Heard
@@ -36,6 +36,7 @@ class Watch:
         self._crier = orphans.Crier()
         self._progress = Progress(writing=writing)
         self._canaries = Canaries()
+        self._rules = rules.Sender()
         self.to_repair = False
         """After a look: a host is heard again, or runs what nobody knows, so that the reconciler should not wait."""
 
@@ -49,6 +50,7 @@ class Watch:
                 self._record(rows[view.name], view, heard.get(view.name), now)
         self._progress.note((name, heard[name].beat) for name in heard if heard[name].age_s <= capacity.stale_after_s())
         self.to_repair = self._speaks_again(views) | self._crier.tell(views)
+        self._rules.look(rows, {name: heard[name] for name in self._speaking})
         self._canaries.send((name, heard[name]) for name in self._speaking)
         return self._more_is_free(views)
 

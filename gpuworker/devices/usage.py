@@ -14,10 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from gpuworker.protocol import DeviceReading, ProcessReading
-
-IN_USE_MEMORY_MIB = 1024
-REMEMBERED_S = 30 * 60.0
+from gpuworker.protocol import IN_USE_IDLE_MIN, IN_USE_MEMORY_MIB, DeviceReading, ProcessReading
 
 ProcessUtilization = Mapping[tuple[str, int], float]
 
@@ -27,7 +24,7 @@ class Rule:
     """From when on a process counts as using a device, and which never do."""
 
     memory_mib: int = IN_USE_MEMORY_MIB
-    remembered_s: float = REMEMBERED_S
+    remembered_s: float = IN_USE_IDLE_MIN * 60.0
     ignored: frozenset[tuple[int, int]] = frozenset()
     """(pid, start time in ticks) of this boot's processes that an operator told us to ignore."""
 

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from django.contrib import admin
+from datetime import datetime
+
+from django import forms
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.formats import localize
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from unfold.decorators import action, display
 from unfold.forms import BaseDialogForm
+from unfold.widgets import UnfoldAdminTextInputWidget
 
-from jobs import capacity, drains
+from jobs import capacity, drains, fields, keeping
 from jobs.admin.base import NowAdmin, ReasonForm, asking, for_each, go_to, looks, now, reason_given
 from jobs.capacity import DeviceView
 from jobs.models import Device
 from jobs.states import DeviceState
+from jobs.web import words
 from jobs.web.people import UserRequest
 from jobs.web.words import DEVICE_LABELS, gib
+
+
+class KeepForm(ReasonForm):
+    user = forms.CharField(label=_("Person"), widget=UnfoldAdminTextInputWidget)
+    until = forms.CharField(label=_("Until"), widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "2027-01-31T18:00"}))
+
+    def clean_until(self) -> datetime | None:
+        try:
+            return fields.moment(self.cleaned_data["until"])
+        except ValueError as exc:
+            raise forms.ValidationError(str(exc)) from exc
 
 
 @admin.register(Device)
@@ -25,9 +43,12 @@ class DeviceAdmin(NowAdmin):
     list_display = ("place", "name", "memory", "state_now", "reason_now", "job_now", "uuid")
     list_filter = ("host",)
     search_fields = ("uuid", "name", "host__name")
-    fields = ("place", "name", "memory", "stands", "job_now", "uuid", "parent", "simulated", "allocatable", "present", "updated_at")
+    fields = (
+        *("place", "name", "memory", "stands", "job_now", "on_it", "kept"),
+        *("uuid", "parent", "simulated", "allocatable", "present", "updated_at"),
+    )
     actions = ("drain_chosen", "resume_chosen")
-    actions_detail = ("drain_one", "resume_one")
+    actions_detail = ("drain_one", "resume_one", "keep_one", "unkeep_one")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
         return Device.objects.select_related("host")
@@ -57,6 +78,17 @@ class DeviceAdmin(NowAdmin):
     def stands(self, device: Device) -> str:
         return self.reason_now(device) or self.state_now(device)[1]
 
+    @admin.display(description=_("processes outside the queue"))
+    def on_it(self, device: Device) -> str:
+        return "; ".join(words.process(p) for p in now(device).processes if not p.ours) if now(device) else ""
+
+    @admin.display(description=_("kept"))
+    def kept(self, device: Device) -> str:
+        if not now(device) or not now(device).kept_for:
+            return ""
+        until = localize(timezone.localtime(now(device).kept_until))
+        return _("for %(person)s until %(until)s by %(by)s") % {"person": now(device).kept_for, "until": until, "by": now(device).kept_by}
+
     @admin.display(description=_("job"))
     def job_now(self, device: Device) -> str:
         if not now(device) or not now(device).job:
@@ -82,6 +114,30 @@ class DeviceAdmin(NowAdmin):
     )
     def resume_one(self, request: UserRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
         drains.resume_device(self.found(request, object_id).uuid, request.user)
+        return go_to(request, "admin:jobs_device_change", object_id)
+
+    @action(
+        description=_("Keep for a person"),
+        url_path="keep",
+        icon="person",
+        dialog=asking(_("Keep this device for a person?"), _("Only that person's jobs start there until then."), _("Keep it"), KeepForm),
+    )
+    def keep_one(self, request: UserRequest, form: KeepForm, object_id: str) -> HttpResponse:
+        told = form.cleaned_data
+        try:
+            keeping.keep(self.found(request, object_id).uuid, request.user, person=told["user"], until=told["until"], reason=told["reason"])
+        except keeping.KeepRefused as exc:
+            messages.error(request, str(exc))
+        return go_to(request, "admin:jobs_device_change", object_id)
+
+    @action(
+        description=_("Keep for nobody"),
+        url_path="unkeep",
+        icon="group",
+        dialog=asking(_("Keep this device for nobody any more?"), _("Everybody's jobs may start there again."), _("Give it back")),
+    )
+    def unkeep_one(self, request: UserRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
+        keeping.give_back(self.found(request, object_id).uuid, request.user)
         return go_to(request, "admin:jobs_device_change", object_id)
 
     @admin.action(description=_("Drain"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpResponse
@@ -11,17 +14,47 @@ from django.utils.translation import gettext_lazy as _
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.forms import BaseDialogForm
+from unfold.widgets import UnfoldAdminTextInputWidget
 
-from jobs import capacity, drains
+from jobs import capacity, drains, rules
 from jobs.admin.base import NowAdmin, ReadOnlyRows, ReasonForm, asking, for_each, go_to, looks, now, reason_given
 from jobs.capacity import HostView
 from jobs.models import Device, Host
 from jobs.states import HostState
+from jobs.web import words
 from jobs.web.people import UserRequest
 from jobs.web.words import HOST_LABELS, gib
 
 DRAIN = _("Nothing new starts there; what runs may finish.")
 RESUME = _("Jobs may start there again.")
+RULE = _("One that holds less memory and has not computed for so long counts as memory only. Empty: the default.")
+IGNORE = _("It counts as memory only, until it ends. A later process with its number is not ignored.")
+HEED = _("It keeps its device from the queue again, if it uses it.")
+
+
+class RuleForm(ReasonForm):
+    memory_mib = forms.IntegerField(
+        label=_("Memory from which on it counts, in MiB"),
+        required=False,
+        min_value=1,
+        max_value=rules.LARGEST_MIB,
+        widget=UnfoldAdminTextInputWidget,
+    )
+    idle_min = forms.IntegerField(
+        label=_("Minutes for which it counts after computing"),
+        required=False,
+        min_value=0,
+        max_value=rules.LONGEST_IDLE_MIN,
+        widget=UnfoldAdminTextInputWidget,
+    )
+
+
+class PidForm(BaseDialogForm):
+    pid = forms.IntegerField(label=_("Process number (pid)"), min_value=1, max_value=2**31 - 1, widget=UnfoldAdminTextInputWidget)
+
+
+class IgnoreForm(ReasonForm, PidForm):
+    """With a reason."""
 
 
 class Devices(ReadOnlyRows):
@@ -45,10 +78,10 @@ class Devices(ReadOnlyRows):
 class HostAdmin(NowAdmin):
     list_display = ("name", "state_now", "reason_now", "seen", "devices_now", "slots", "agent_version")
     search_fields = ("name",)
-    fields = ("name", "stands", "seen", "devices_now", "slots", "agent_version", "device_source", "created_at")
+    fields = ("name", "stands", "seen", "devices_now", "slots", "rule_now", "agent_version", "device_source", "created_at")
     inlines = (Devices,)
     actions = ("drain_chosen", "resume_chosen")
-    actions_detail = ("drain_one", "resume_one", "lost_one")
+    actions_detail = ("drain_one", "resume_one", "rule_one", "ignore_one", "heed_one", "lost_one")
 
     def views(self) -> dict[str, HostView]:
         return {view.name: view for view in capacity.hosts_now()}
@@ -104,6 +137,50 @@ class HostAdmin(NowAdmin):
         try:
             ended = drains.declare_lost(name, request.user)
             messages.success(request, _("%(host)s is lost; attempts that ended with it: %(count)d.") % {"host": name, "count": ended})
+        except drains.HostRefused as exc:
+            messages.error(request, str(exc))
+        return go_to(request, "admin:jobs_host_change", object_id)
+
+    @admin.display(description=_("processes outside the queue"))
+    def rule_now(self, host: Host) -> str:
+        return words.rule(now(host).rule)
+
+    @action(
+        description=_("Rule for processes outside the queue"),
+        url_path="rule",
+        icon="rule",
+        dialog=asking(_("When does a process outside the queue use a device here?"), RULE, _("Set the rule"), RuleForm),
+    )
+    def rule_one(self, request: UserRequest, form: RuleForm, object_id: str) -> HttpResponse:
+        told = form.cleaned_data
+        numbers = {"memory_mib": told["memory_mib"], "idle_min": told["idle_min"]}
+        rules.set_rule(self.found(request, object_id).name, request.user, reason=told["reason"], **numbers)
+        return go_to(request, "admin:jobs_host_change", object_id)
+
+    @action(
+        description=_("Ignore a process"),
+        url_path="ignore",
+        icon="visibility_off",
+        dialog=asking(_("Ignore one process of this host?"), IGNORE, _("Ignore it"), IgnoreForm),
+    )
+    def ignore_one(self, request: UserRequest, form: IgnoreForm, object_id: str) -> HttpResponse:
+        told = form.cleaned_data
+        name = self.found(request, object_id).name
+        return self._tried(request, object_id, lambda: rules.ignore(name, request.user, told["pid"], told["reason"]))
+
+    @action(
+        description=_("Heed a process again"),
+        url_path="heed",
+        icon="visibility",
+        dialog=asking(_("Let an ignored process count again?"), HEED, _("Heed it"), PidForm),
+    )
+    def heed_one(self, request: UserRequest, form: PidForm, object_id: str) -> HttpResponse:
+        name = self.found(request, object_id).name
+        return self._tried(request, object_id, lambda: rules.heed(name, request.user, form.cleaned_data["pid"]))
+
+    def _tried(self, request: UserRequest, object_id: str, do: Callable[[], None]) -> HttpResponse:
+        try:
+            do()
         except drains.HostRefused as exc:
             messages.error(request, str(exc))
         return go_to(request, "admin:jobs_host_change", object_id)

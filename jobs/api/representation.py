@@ -11,6 +11,7 @@ from jobs import access, progress
 from jobs.capacity import DeviceView, HostView
 from jobs.dispatch import queue_positions
 from jobs.models import Attempt, Job, JobEvent, User
+from jobs.scheduling.inventory import UseRule
 from jobs.states import JobState
 
 _AS_STORED = (
@@ -105,8 +106,21 @@ def host_body(host: HostView) -> dict[str, Any]:
         "last_seen_at": moment(host.last_seen_at),
         "job_slots": host.job_slots,
         "used_slots": host.used_slots,
+        "rule": _rule(host.rule),
         "orphans": [{"key": o.key, "job": o.job, "attempt": o.attempt, "name": o.name, "devices": list(o.devices)} for o in host.orphans],
     }
+
+
+def _rule(rule: UseRule | None) -> dict[str, Any] | None:
+    if rule is None:
+        return None
+    names = ("memory_mib", "idle_min", "by", "in_force")
+    ignored = [{name: one.get(name, "") for name in _OF_AN_IGNORED} for one in rule.ignored]
+    return {**{name: getattr(rule, name) for name in names}, "at": moment(rule.at), "ignored": ignored}
+
+
+_OF_A_PROCESS = ("pid", "user", "command", "memory_mib", "utilization_pct", "age_s", "ours", "graphics", "ignored")
+_OF_AN_IGNORED = ("pid", "user", "command", "by", "at")
 
 
 def device_body(device: DeviceView) -> dict[str, Any]:
@@ -117,7 +131,10 @@ def device_body(device: DeviceView) -> dict[str, Any]:
     return {
         **{name: getattr(device, name) for name in names},
         "jobs": list(device.jobs),
-        "processes": [{"pid": p.pid, "user": p.user, "memory_mib": p.memory_mib, "ours": p.ours} for p in device.processes],
+        "kept_for": device.kept_for or None,
+        "kept_until": moment(device.kept_until),
+        "kept_by": device.kept_by,
+        "processes": [{name: getattr(p, name) for name in _OF_A_PROCESS} for p in device.processes],
         "updated_at": moment(device.updated_at),
     }
 

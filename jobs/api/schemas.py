@@ -119,6 +119,23 @@ class OrphanBody(Body):
     devices = s.ListField(child=s.CharField())
 
 
+class IgnoredBody(Body):
+    pid = s.IntegerField()
+    user = s.CharField(allow_blank=True)
+    command = s.CharField(allow_blank=True)
+    by = s.CharField()
+    at = s.DateTimeField()
+
+
+class UseRuleBody(Body):
+    memory_mib = s.IntegerField(help_text="From so much memory on a process uses the device.")
+    idle_min = s.IntegerField(help_text="For so many minutes after it computed.")
+    by = s.CharField(allow_blank=True, help_text="Who said so, and why; empty for the defaults.")
+    at = s.DateTimeField(allow_null=True)
+    in_force = s.BooleanField(help_text="The host has said that it goes by this.")
+    ignored = IgnoredBody(many=True, help_text="Processes that do not count.")
+
+
 class HostBody(Body):
     name = s.CharField()
     state = s.ChoiceField(choices=[str(state) for state in HostState])
@@ -132,14 +149,20 @@ class HostBody(Body):
     disk_least_bytes = s.IntegerField(allow_null=True, help_text="With less than this free nothing new starts there.")
     job_slots = s.IntegerField()
     used_slots = s.IntegerField()
+    rule = UseRuleBody(allow_null=True, help_text="When a process outside the queue uses a device there.")
     orphans = OrphanBody(many=True, help_text="Attempts that it runs and the database does not know.")
 
 
 class ProcessBody(Body):
     pid = s.IntegerField()
     user = s.CharField(allow_blank=True)
+    command = s.CharField(allow_blank=True, help_text="Its program, without arguments.")
     memory_mib = s.IntegerField(allow_null=True)
+    utilization_pct = s.FloatField(allow_null=True, help_text="Its own; null where the driver does not say.")
+    age_s = s.FloatField(allow_null=True, help_text="Seconds since it was started.")
     ours = s.BooleanField()
+    graphics = s.BooleanField()
+    ignored = s.BooleanField(help_text="An operator said that it does not count as use.")
 
 
 class DeviceBody(Body):
@@ -159,6 +182,9 @@ class DeviceBody(Body):
     jobs = s.ListField(child=s.IntegerField(), help_text="All that have it; several where they share it.")
     simulated = s.BooleanField()
     allocatable = s.BooleanField()
+    kept_for = s.CharField(allow_null=True, help_text="Only this person's jobs are placed there.")
+    kept_until = s.DateTimeField(allow_null=True)
+    kept_by = s.CharField(allow_blank=True)
     processes = ProcessBody(many=True)
     updated_at = s.DateTimeField(allow_null=True)
 
@@ -180,6 +206,20 @@ class MeBody(Body):
 
 class ReasonBody(Body):
     reason = s.CharField(required=False, allow_blank=True, max_length=500)
+
+
+class RuleFields(ReasonBody):
+    memory_mib = s.IntegerField(required=False, allow_null=True, help_text="null: the default, 1024.")
+    idle_min = s.IntegerField(required=False, allow_null=True, help_text="null: the default, 30.")
+
+
+class PidFields(ReasonBody):
+    pid = s.IntegerField()
+
+
+class KeepFields(ReasonBody):
+    user = s.CharField()
+    until = s.DateTimeField(help_text="Without a zone it is meant in the lab's.")
 
 
 def _properties(names: list[str]) -> dict[str, Any]:

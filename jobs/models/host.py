@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import models
 
 from jobs.states import HostState
@@ -27,6 +28,18 @@ class Host(models.Model):
     inventory_known = models.BooleanField(default=False)
     """A heartbeat has told the devices at least once; before that nothing can be refused for not fitting."""
     created_at = models.DateTimeField(auto_now_add=True)
+    use_memory_mib = models.PositiveIntegerField(null=True, blank=True)
+    """From how much memory on a process outside the queue uses a device (jobs.rules); null: the default."""
+    use_idle_min = models.PositiveIntegerField(null=True, blank=True)
+    """For how many minutes after it computed; null: the default."""
+    ignored = models.JSONField(default=list, blank=True)
+    """Processes that do not count: jobs.rules.ignore says what is in an entry."""
+    rule_by = models.CharField(max_length=500, blank=True, default="")
+    rule_at = models.DateTimeField(null=True, blank=True)
+    rules_serial = models.BigIntegerField(default=0)
+    """Grows with each change; the host says which one it goes by."""
+    resumed_at = models.DateTimeField(null=True, blank=True)
+    """What failed before is no evidence against it any more (jobs.sickness)."""
 
     class Meta:
         ordering = ["name"]
@@ -52,6 +65,12 @@ class Device(models.Model):
     drain_reason = models.CharField(max_length=500, blank=True)
     drained_by_system = models.BooleanField(default=False)
     """Nobody decided it: once the device has been seen clean often enough it is resumed (jobs.drains.Probe)."""
+    kept_for = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+")
+    """Only this person's jobs are placed here, until `kept_until`."""
+    kept_until = models.DateTimeField(null=True, blank=True)
+    kept_by = models.CharField(max_length=500, blank=True, default="")
+    resumed_at = models.DateTimeField(null=True, blank=True)
+    """What failed before is no evidence against it any more (jobs.sickness)."""
     updated_at = models.DateTimeField()
 
     class Meta:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from gpuworker.protocol import DEAF_AFTER_S, ProcessReading
 from jobs.states import DeviceState, HostState
@@ -63,6 +64,12 @@ class DeviceView:
     links: tuple[tuple[str, int], ...] = ()
     """How near other devices of its host are: UUID and a number, the nearer the higher. Empty: not known."""
 
+    kept_for: str = ""
+    """Only this person's jobs may start on it, until `kept_until`. Empty: everybody's."""
+    kept_until: datetime | None = None
+    kept_by: str = ""
+    """Who said so, and why."""
+
     @property
     def jobs(self) -> tuple[int, ...]:
         return tuple(holder.job for holder in self.holders)
@@ -78,6 +85,20 @@ class Orphan:
     attempt: int
     name: str
     devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UseRule:
+    """From when on a process outside the queue uses a device of a host, and which never do, as an operator said."""
+
+    memory_mib: int
+    idle_min: int
+    by: str
+    """Empty: nobody said anything, these are the defaults."""
+    at: datetime | None
+    in_force: bool
+    """The host has said that it goes by this."""
+    ignored: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +125,8 @@ class HostView:
     orphans: tuple[Orphan, ...] = ()
     disk_least_bytes: int | None = None
     """With less than this free it gets nothing new; None: it does not say."""
+
+    rule: UseRule | None = None
 
     @property
     def deaf(self) -> bool:

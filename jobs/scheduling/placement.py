@@ -96,7 +96,7 @@ class Planner:
         """All placements, in order. What nobody waits for goes to those that welcome more. Ask nothing afterwards."""
         for _, asked, room, devices in self._given:
             if asked.max_gpus > len(devices):
-                unbounded = Request(0, 0, asked.gpu_memory_mib, shared=asked.shared)
+                unbounded = Request(0, 0, asked.gpu_memory_mib, shared=asked.shared, owner=asked.owner)
                 devices += room.take(unbounded, asked.max_gpus - len(devices), beside=devices)
         return [
             Placement(job.id, room.name, tuple(sorted(devices, key=lambda d: (d.index, d.uuid))), job.request)

@@ -128,7 +128,8 @@ def _free(request: Request, host: HostView) -> int:
 def _to_be_had(request: Request, host: HostView) -> set[str]:
     """Devices that would take it now."""
     joinable = (d for d in host.devices if d.allocatable and request.joins(d))
-    return {d.uuid for d in host.free_devices if request.suits(d)} | {d.uuid for d in joinable}
+    found = {d.uuid for d in host.free_devices if request.suits(d)} | {d.uuid for d in joinable}
+    return {d.uuid for d in host.devices if d.uuid in found and request.may_use(d)}
 
 
 def _in_use(request: Request, host: HostView) -> str:

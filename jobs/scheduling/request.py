@@ -25,6 +25,8 @@ class Request:
     """It runs no longer than this; None: nobody knows."""
     floor_mib: int = 0
     """An attempt ran out of less: each device is to have this much free, where there are such devices at all."""
+    owner: str = ""
+    """Whose it is, where devices are kept for that person (jobs.scheduling.keeping); not told otherwise."""
 
     @property
     def least(self) -> Request:
@@ -40,6 +42,10 @@ class Request:
 
     def allows(self, host: str) -> bool:
         return not self.hosts or host in self.hosts
+
+    def may_use(self, device: DeviceView) -> bool:
+        """False where an operator keeps the device for somebody else."""
+        return device.kept_for in ("", self.owner)
 
     def suits(self, device: DeviceView) -> bool:
         """Whether the device has the free memory; unknown memory never has."""

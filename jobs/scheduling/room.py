@@ -36,6 +36,8 @@ class Spot:
     """The job that it is kept for starts by then at the latest; None: it is kept for nobody."""
 
     def takes(self, request: Request) -> bool:
+        if not request.may_use(self.device):
+            return False
         if self.free:
             return request.suits(self.device)
         return request.shared and self.left_mib is not None and self.left_mib >= request.gpu_memory_mib
@@ -149,7 +151,7 @@ class Room:
     def _coming_for(self, request: Request) -> list[Spot]:
         """Devices that jobs of the queue have now and this one could have then, those that come first first."""
         held = [s for s in self.spots if s.holders and not s.device.drained and s.device.readable]
-        ours = [s for s in held if not s.takes(request) and request.would_suit(s.device)]
+        ours = [s for s in held if not s.takes(request) and request.would_suit(s.device) and request.may_use(s.device)]
         return sorted(ours, key=lambda s: (s.ready_s(request), len(s.holders)))
 
 

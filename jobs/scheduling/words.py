@@ -92,6 +92,8 @@ def holding(device: DeviceView, *, many: bool = False) -> str:
             return f"{be} drained by {device.detail}" if device.detail else f"{be} drained"
         case DeviceState.UNKNOWN:
             return device.detail or "cannot be read"
+    if device.kept_for:
+        return f"{be} {device.detail}"
     if not device.allocatable:
         return f"{be} cut into MIG slices"
     if device.free_memory_mib is None:

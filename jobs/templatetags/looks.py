@@ -10,13 +10,16 @@ from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from jobs.scheduling import words as scheduling
 from jobs.web import words
 
 register = template.Library()
 
 register.filter("duration", words.duration)
 register.filter("gib", words.gib)
+register.filter("process", words.process)
 register.filter("size", words.size)
+register.filter("span", scheduling.span)
 register.filter("tone", words.tone)
 
 

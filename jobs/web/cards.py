@@ -57,8 +57,10 @@ class Card:
     @property
     def explains(self) -> bool:
         """The card needs its reason in words: nothing else on it says why it is not free."""
-        return self.device.state in (DeviceState.DRAINED, DeviceState.UNKNOWN) or (
-            self.device.state == DeviceState.BUSY_EXTERNAL and not self.outside
+        return (
+            self.device.state in (DeviceState.DRAINED, DeviceState.UNKNOWN)
+            or bool(self.device.kept_for)
+            or (self.device.state == DeviceState.BUSY_EXTERNAL and not self.outside)
         )
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from gpuworker.protocol import ProcessReading
+from jobs.scheduling import words as scheduling
+from jobs.scheduling.inventory import UseRule
 from jobs.states import DeviceState, HostState, JobState, Outcome
 
 Label = str | Promise
@@ -124,3 +129,33 @@ def place(host: str, devices: list[dict[str, Any]]) -> str:
 
 def elapsed(start: datetime | None, end: datetime | None, now: datetime) -> str:
     return duration((end or now) - start) if start else ""
+
+
+def process(reading: ProcessReading) -> str:
+    """What a process does on a device: "alice's python (pid 4711), 23 GiB, 97 %, for 3 h 7 m"; nothing of what is not known."""
+    parts = [scheduling.process(reading)]
+    if reading.memory_mib is not None:
+        parts.append(f"{gib(reading.memory_mib)} GiB")
+    if reading.utilization_pct is not None:
+        parts.append(f"{reading.utilization_pct:.0f} %")
+    if reading.age_s is not None:
+        parts.append(_("for %(time)s") % {"time": scheduling.span(reading.age_s)})
+    if reading.ignored:
+        parts.append(_("ignored"))
+    return ", ".join(parts)
+
+
+def rule(told: UseRule | None) -> str:
+    """When a process outside the queue uses a device of a host, who said so, and whether the host knows."""
+    if told is None:
+        return "–"
+    numbers = {"size": scheduling.size(told.memory_mib), "minutes": told.idle_min}
+    text = _("uses a device with %(size)s or more, and for %(minutes)d min after computing") % numbers
+    if told.by:
+        text += _("; set by %(by)s") % {"by": told.by}
+    if told.at:
+        text += date_format(timezone.localtime(told.at), " (Y-m-d H:i)")
+    for one in told.ignored:
+        what = f"{one['user'] or '?'}'s {one['command'] or '?'} (pid {one['pid']})"
+        text += _("; ignores %(what)s, by %(by)s") % {"what": what, "by": one["by"]}
+    return text if told.in_force else text + _("; the host does not go by this yet")

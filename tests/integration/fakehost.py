@@ -23,6 +23,7 @@ from gpuworker.protocol import (
     LogChunk,
     Message,
     Refused,
+    Rules,
     Spec,
     Started,
     Stuck,
@@ -37,6 +38,7 @@ class FakeHost:
         self.key = protocol.derive_host_key(settings.CLUSTER_KEY, name)
         self.devices = [self.device(i, memory_mib) for i in range(devices)]
         self.boot_id = "boot-1"
+        self.rules_serial = 0
         self._acks_from = b"0"
 
     def device(self, index: int, memory_mib: int = 24 * 1024, **more: Any) -> DeviceReading:
@@ -58,7 +60,7 @@ class FakeHost:
             device_source="simulated",
             devices=tuple(self.devices),
             attempts=attempts,
-            **({"job_slots": 112} | more),
+            **({"job_slots": 112, "rules_serial": self.rules_serial} | more),
         )
         left_ms = int((protocol.BEAT_LIFETIME_S - age_s) * 1000)
         self.redis.set(protocol.beat_key(self.name), self._sealed(Kind.BEAT, beat), px=left_ms)
@@ -106,6 +108,15 @@ class FakeHost:
             (_, sealed), _, _ = json.loads(base64.b64decode(message["body"]))
             found.append(Spec.read(protocol.unseal(Kind.SPEC, self.name, sealed, [self.key])))
         return found
+
+    def goes_by_its_rules(self) -> Rules | None:
+        """What lies there for it; its next heartbeat says that it goes by this."""
+        text: Any = self.redis.get(protocol.rules_key(self.name))
+        if text is None:
+            return None
+        rules = Rules.read(protocol.unseal(Kind.RULES, self.name, text, [self.key]))
+        self.rules_serial = rules.serial
+        return rules
 
     def acks(self) -> list[Ack]:
         """What was acknowledged since the last call."""

@@ -54,7 +54,8 @@ def filled(path: str, job: Job) -> str:
 CONTRACT = """GET jobs/ · POST jobs/ · GET jobs/{id}/ · PATCH jobs/{id}/ · POST jobs/{id}/cancel/ · POST jobs/{id}/hold/
  · POST jobs/{id}/release/ · POST jobs/{id}/resubmit/ · GET jobs/{id}/events/ · GET jobs/{id}/log/ · GET jobs/{id}/log/stream/
  · GET hosts/ · POST hosts/{name}/drain/ · POST hosts/{name}/resume/ · POST hosts/{name}/lost/ · GET devices/
- · POST devices/{uuid}/drain/ · POST devices/{uuid}/resume/"""
+ · POST devices/{uuid}/drain/ · POST devices/{uuid}/resume/ · POST devices/{uuid}/unkeep/
+ · POST hosts/{name}/rule/"""
 
 
 def test_schema_tells_of_every_call() -> None:
