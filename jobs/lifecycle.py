@@ -397,11 +397,15 @@ def _shortage(attempt: Attempt, report: Ended) -> Shortage | None:
     return shortage(line.request_of_job(attempt.job), uuids, peak_mib=report.peak_memory_mib, hosts=capacity.hosts_now())
 
 
-def note(attempt: Attempt, kind: str, message: str, data: dict[str, Any]) -> bool:
-    """Tell something about an attempt that changes no state; False where it was told before (hosts repeat their reports)."""
+def note(attempt: Attempt, kind: str, message: str, data: dict[str, Any], *, once_for: str = "") -> bool:
+    """Tell something about an attempt that changes no state; False where it was told before (hosts repeat their reports).
+
+    `once_for`: what in `data` it is about, where there may be several.
+    """
     with transaction.atomic():
         _locked(attempt.job_id)
-        if JobEvent.objects.filter(job_id=attempt.job_id, attempt=attempt.number, type=kind).exists():
+        about = {f"data__{once_for}": data[once_for]} if once_for else {}
+        if JobEvent.objects.filter(job_id=attempt.job_id, attempt=attempt.number, type=kind, **about).exists():
             return False
         _event(attempt.job_id, kind, message, attempt=attempt.number, data=data)
     log.warning("%s", message, extra={"action": kind, "job_id": attempt.job_id, "attempt": attempt.number})

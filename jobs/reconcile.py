@@ -23,6 +23,7 @@ from jobs.capacity import LEFTOVER_AFTER_S, stale_after_s
 from jobs.hostlink import Heard
 from jobs.models import Attempt, Dispatch, Host, Job
 from jobs.states import TERMINAL, WAITING, JobState
+from jobs.strangers import Strangers
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Reconciler:
         self._missing: dict[int, float] = {}
         self._seen_at = clock()
         self._probe = drains.Probe()
+        self._strangers = Strangers()
 
     def round(self, now: datetime) -> None:
         """One comparison. Raises redis.RedisError; OldNews or Deposed where it must not write any more."""
@@ -76,6 +78,7 @@ class Reconciler:
             give_up_dependents()
             orphans.hold_their_jobs(fresh)
             self._probe.look(fresh)
+            self._strangers.look(fresh, attempts)
             _tell_ended_overlays(fresh, attempts)
         _stop_leftovers(fresh)
 

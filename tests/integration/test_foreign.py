@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from gpuworker.protocol import DeviceReading, IgnoredProcess, ProcessReading
+from gpuworker.protocol import AttemptReading, DeviceReading, IgnoredProcess, ProcessReading, Spec
 from jobs import capacity, dispatch, drains, keeping, rules
 from jobs.hosts import Watch
-from jobs.models import Attempt, Device, Host, Job, User
+from jobs.ingest import Ingest
+from jobs.models import Attempt, Device, Host, Job, JobEvent, User
+from jobs.reconcile import Reconciler
 from jobs.states import Role, WaitReason
 from tests.integration.fakehost import FakeHost
 from tests.integration.rest import GIB, Rest, errors, person
@@ -236,3 +238,65 @@ def test_keep_is_shown_with_who_and_until_when_and_is_undone(host: FakeHost, ope
     assert (device["kept_for"], device["kept_until"], device["reason"]) == (None, None, "")
     assert operator("POST", "devices/GPU-gone/keep/", {"user": "lin", "until": "2099-01-01"}).status_code == 404
     assert not [d for h in capacity.hosts_now() for d in h.devices if d.kept_for]
+
+
+# --- a stranger on a device that a job has ------------------------------------------------------------------------------
+
+
+def running(host: FakeHost, job: Job) -> Spec:
+    dispatch.run_pass(timezone.now())
+    (spec,) = host.offers()
+    host.started(spec)
+    Ingest().turn()
+    return spec
+
+
+def told_of_strangers(job: Job) -> list[str]:
+    return list(JobEvent.objects.filter(job=job, type="foreign_process").values_list("message", flat=True))
+
+
+def look(reconciler: Reconciler, host: FakeHost, spec: Spec, *processes: ProcessReading) -> None:
+    """A reconcile round while these are on GPU 0."""
+    host.devices[0] = dataclasses.replace(host.devices[0], processes=processes)
+    host.beat(attempts=(AttemptReading(job=spec.job, attempt=spec.attempt, fence=spec.fence, running=True),))
+    reconciler.round(timezone.now())
+
+
+def test_stranger_on_a_device_of_a_job_is_said_once_for_each_process(host: FakeHost, submit: Submit) -> None:
+    job = submit()
+    spec = running(host, job)
+    reconciler = Reconciler()
+    look(reconciler, host, spec, ALICES)
+    assert told_of_strangers(job) == []  # it may be one of ours that is just being started
+    for _ in range(3):
+        look(reconciler, host, spec, ALICES)
+    said = "On GPU 0 of gpu-a, beside attempt 1, is now alice's python (pid 4711) from outside the queue, with 23 GiB."
+    assert told_of_strangers(job) == [said]
+    event = JobEvent.objects.get(job=job, type="foreign_process")
+    assert (event.attempt, event.data["user"], event.data["pid"], event.data["memory_mib"]) == (1, "alice", 4711, 23 * GIB)
+    another = Reconciler()  # of the next leader
+    look(another, host, spec, ALICES)
+    look(another, host, spec, ALICES)
+    assert told_of_strangers(job) == [said]
+    later = dataclasses.replace(ALICES, start_ticks=100, memory_mib=None)
+    look(another, host, spec, later)
+    look(another, host, spec, later)
+    assert told_of_strangers(job) == [said, said.removesuffix(", with 23 GiB.") + "."]
+
+
+@pytest.mark.parametrize("other", [{"ours": True}, {"graphics": True}, {"ignored": True}, {"start_ticks": None}])
+def test_who_is_ours_draws_is_ignored_or_cannot_be_named_is_no_stranger(host: FakeHost, submit: Submit, other: dict[str, Any]) -> None:
+    job = submit()
+    spec, reconciler = running(host, job), Reconciler()
+    for _ in range(3):
+        look(reconciler, host, spec, dataclasses.replace(ALICES, **other))
+    assert told_of_strangers(job) == []
+
+
+def test_stranger_on_somebody_elses_device_is_none_of_the_jobs_business(host: FakeHost, submit: Submit) -> None:
+    job = submit()
+    spec, reconciler = running(host, job), Reconciler()
+    for _ in range(3):
+        on(host, 1, ALICES)
+        look(reconciler, host, spec)
+    assert told_of_strangers(job) == []
