@@ -74,6 +74,19 @@ def _drain_by_system(host: str, uuid: str, reason: str, *, job_id: int | None = 
         log.warning("device %s of %s drained: %s", uuid, host, reason, extra={"action": "drained", "job_id": job_id})
 
 
+def drain_sick_device(host: str, uuid: str, reason: str) -> None:
+    """Keep a device on which everything fails from the queue. It looks clean, so only an operator resumes it."""
+    open_ = Device.objects.filter(Q(drain=False) | Q(drained_by_system=True), uuid=uuid, host__name=host)
+    if open_.update(drain=True, drained_by_system=False, drain_reason=f"AutoTrainer: {reason}"[:500]):
+        log.error("device %s of %s drained: %s", uuid, host, reason, extra={"action": "drained"})
+
+
+def drain_sick_host(host: str, reason: str) -> None:
+    """The same with a whole host."""
+    if Host.objects.filter(name=host, drain=False).update(drain=True, drain_reason=f"AutoTrainer: {reason}"[:500]):
+        log.error("%s drained: %s", host, reason, extra={"action": "drained"})
+
+
 class Probe:
     """Looks at all devices with each reconcile round: drains those that are broken, resumes those that are well again."""
 

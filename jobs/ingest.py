@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable
 
 from django.core.exceptions import ValidationError
 from django.db import DataError, transaction
+from django.utils import timezone
 
 from gpuworker import failpoints, protocol
 from gpuworker.protocol import Ack, BadEnvelope, BadMessage, Ended, Kind, LogChunk, Refused, Started, Stuck
-from jobs import drains, hostlink, lifecycle, logs
+from jobs import drains, hostlink, lifecycle, logs, suspects
 from jobs.models import Attempt, Host
 
 log = logging.getLogger(__name__)
@@ -163,8 +164,11 @@ class Ingest:
             return  # said before
         self._drain_log(host, attempt, report)
         with transaction.atomic():  # Together: a report that has closed its attempt is not taken in again.
-            if lifecycle.ended(report, host=host) and report.unclean:
-                _keep_unclean(host, attempt, report)
+            if lifecycle.ended(report, host=host):
+                if report.unclean:
+                    _keep_unclean(host, attempt, report)
+                if report.exit_code != 0:
+                    suspects.look(attempt.pk, timezone.now())
 
     def _drain_log(self, host: str, attempt: Attempt, report: Ended) -> None:
         """Take in what lies in the log stream before the job is seen to be over. The rest comes later, as hosts repeat it."""

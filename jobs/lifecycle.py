@@ -364,6 +364,7 @@ def ended(report: Ended, *, host: str) -> bool:
             signal=report.signal,
             oom_detected=report.oom_detected,
             peak_memory_mib=report.peak_memory_mib,
+            own_fault=report.own_fault,
             message=report.message,
             log_bytes=report.log_bytes,
             started_at=attempt.started_at or (moment(report.started_at) if report.started_at else None),

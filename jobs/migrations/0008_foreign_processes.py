@@ -7,6 +7,7 @@ class Migration(migrations.Migration):
     dependencies = [("jobs", "0006_line_and_shares")]
 
     operations = [
+        migrations.AddField(model_name="attempt", name="own_fault", field=models.BooleanField(default=True)),
         migrations.AddField(
             model_name="device",
             name="kept_for",

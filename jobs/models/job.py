@@ -102,6 +102,8 @@ class Attempt(models.Model):
     oom_detected = models.BooleanField(default=False)
     peak_memory_mib = models.PositiveIntegerField(null=True, blank=True)
     """The most that its processes had on one of its devices, as the host saw it."""
+    own_fault = models.BooleanField(default=True)
+    """False where it could not be launched and its job is not to blame."""
     message = models.TextField(blank=True, default="")
     log_bytes = models.BigIntegerField(default=0)
     log_removed_at = models.DateTimeField(null=True, blank=True)
