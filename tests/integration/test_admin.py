@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html import unescape
 from typing import Any
 
@@ -12,6 +13,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils import timezone
 
+from gpuworker.protocol import ProcessReading
 from jobs import lifecycle
 from jobs.models import Device, Host, Job, JobEvent, User
 from jobs.states import TERMINAL, JobState, Role
@@ -551,6 +553,44 @@ def test_drain_is_refused_in_words_when_the_reason_is_too_long(operator: Admin, 
     assert operator.choose("host/", "drain_chosen", alive, reason="x" * 501) == ["At most 500 characters."]
     assert operator.choose("device/", "drain_chosen", *alive.devices.all(), reason="x" * 501) == ["At most 500 characters."]
     assert not Host.objects.filter(drain=True).exists()
+
+
+def test_operator_sets_the_rule_of_a_host_and_ignores_a_process_by_button(operator: Admin, alive: Host, broker: str) -> None:
+    page = f"host/{alive.pk}/change/"
+    assert "uses a device with 1 GiB or more, and for 30 min after computing" in shown(operator.get(page))
+    assert "Minutes for which it counts" in shown(operator.get(f"host/{alive.pk}/rule/"))
+    operator.post(f"host/{alive.pk}/rule/", DONE | {"memory_mib": "4096", "idle_min": "", "reason": "demo day"})
+    text = shown(operator.get(page))
+    assert "uses a device with 4 GiB or more, and for 30 min after computing; set by olga: demo day" in text
+    assert "the host does not go by this yet" in text
+    answer = operator.post(f"host/{alive.pk}/rule/", DONE | {"memory_mib": "0", "idle_min": "", "reason": ""})
+    assert "greater than or equal to 1" in shown(answer)
+    answer = operator.post(f"host/{alive.pk}/ignore/", DONE | {"pid": "4711", "reason": ""}, follow=True)
+    assert said(answer) == ["No process outside the queue with pid 4711 is on a device of gpu-a now."]
+    fake = FakeHost(broker, "gpu-a")
+    hers = ProcessReading(pid=4711, user="alice", command="python", memory_mib=300, age_s=3 * 3600.0, start_ticks=9, utilization_pct=97.0)
+    fake.devices[0] = replace(fake.devices[0], processes=(hers,))
+    fake.beat()
+    page_of_device = operator.get(f"device/{alive.devices.order_by('index')[0].pk}/change/")
+    assert "alice's python (pid 4711), 0.3 GiB, 97 %, for 3 h 0 m" in shown(page_of_device)
+    operator.post(f"host/{alive.pk}/ignore/", DONE | {"pid": "4711", "reason": "a viewer"})
+    assert "ignores alice's python (pid 4711), by olga: a viewer" in shown(operator.get(page))
+    operator.post(f"host/{alive.pk}/heed/", DONE | {"pid": "4711"})
+    assert "ignores alice's" not in shown(operator.get(page))
+    fake.close()
+
+
+def test_operator_keeps_a_device_for_a_person_by_button(operator: Admin, alive: Host, ann: User) -> None:
+    device = alive.devices.order_by("index")[0]
+    answer = operator.post(f"device/{device.pk}/keep/", DONE | {"user": "ann", "until": "soon", "reason": ""})
+    assert "Write a date and time such as" in shown(answer)
+    answer = operator.post(f"device/{device.pk}/keep/", DONE | {"user": "nobody", "until": "2099-03-09", "reason": ""}, follow=True)
+    assert said(answer) == ["Nobody of the name 'nobody' can sign in here."]
+    operator.post(f"device/{device.pk}/keep/", DONE | {"user": "ann", "until": "2099-03-09T14:31", "reason": "demo"})
+    text = shown(operator.get(f"device/{device.pk}/change/"))
+    assert "Is kept for ann until 2099-03-09 14:31 by olga: demo." in text
+    operator.post(f"device/{device.pk}/unkeep/", DONE)
+    assert "kept for ann" not in shown(operator.get(f"device/{device.pk}/change/"))
 
 
 def test_lost_is_refused_in_words_when_the_host_still_speaks(operator: Admin, alive: Host) -> None:

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from gpuworker import groups, protocol
-from gpuworker.protocol import Ended, EndReason, Kind, Refused, Started
-from gpuworker.shim import locks
+from gpuworker.protocol import DeviceReading, Ended, EndReason, IgnoredProcess, Kind, Refused, Rules, Started
+from gpuworker.shim import locks, processes
 from tests.conftest import start_redis
 from tests.integration.host import CLUSTER_KEY, HOST, KEY, Host, carries, running_host
 from tests.waiting import wait_until
@@ -149,6 +149,41 @@ def test_agent_refuses_a_device_that_a_stranger_uses(host: Host) -> None:
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_agent_goes_by_an_operators_rules_in_its_heartbeats_and_before_a_launch(host: Host) -> None:
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        (host.settings.host_home / "sim" / f"{stranger.pid}@0").write_text("4000 90")
+        device = host.uuids[0]
+        wait_until(lambda: _reading(host, device).in_use_outside, 5, "a device that a stranger uses")
+        (process,) = _reading(host, device).processes
+        assert (process.utilization_pct, process.ignored) == (90.0, False)
+        assert process.start_ticks == processes.start_ticks(stranger.pid)
+        assert process.age_s is not None
+        ignored = IgnoredProcess(boot_id=processes.boot_id(), pid=stranger.pid, start_ticks=process.start_ticks or 0)
+        rules = protocol.seal(Kind.RULES, HOST, Rules(serial=1, ignored=(ignored,)).body(), KEY)
+        host.client.set(protocol.rules_key(HOST), rules)
+        wait_until(lambda: not _reading(host, device).in_use_outside, 5, "a device that counts as free")
+        beat = host.beat()
+        assert beat
+        assert (beat.rules_serial, _reading(host, device).processes[0].ignored) == (1, True)
+        spec = host.offer(host.spec("true", devices=(device,)))
+        assert host.report(Ended, spec).exit_code == 0
+        host.client.delete(protocol.rules_key(HOST))
+        host.kill()
+        host.start()  # it has kept them
+        spec = host.offer(host.spec("true", devices=(device,), fence=101))
+        assert host.report(Ended, spec).exit_code == 0
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def _reading(host: Host, uuid: str) -> DeviceReading:
+    beat = host.beat()
+    assert beat
+    return next(device for device in beat.devices if device.uuid == uuid)
 
 
 def test_agent_shows_a_device_that_another_installation_has_locked_as_busy(host: Host) -> None:

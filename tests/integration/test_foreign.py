@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from gpuworker.protocol import AttemptReading, DeviceReading, IgnoredProcess, ProcessReading, Spec
 from jobs import capacity, dispatch, drains, keeping, rules
+from jobs.api import schemas
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.models import Attempt, Device, Host, Job, JobEvent, User
@@ -56,6 +57,20 @@ def test_process_outside_is_told_with_age_and_utilisation_over_rest_and_null_whe
 
 
 # --- the rule of a host -------------------------------------------------------------------------------------------------
+
+
+def test_answers_about_hosts_and_devices_have_the_fields_that_the_schema_tells(host: FakeHost, operator: Rest) -> None:
+    on(host, 0, ALICES)
+    told = operator("POST", "hosts/gpu-a/ignore/", {"pid": 4711}).json()
+    device = operator("GET", "devices/").json()["results"][0]
+    for body, kind in (
+        (told, schemas.HostBody),
+        (told["rule"], schemas.UseRuleBody),
+        (told["rule"]["ignored"][0], schemas.IgnoredBody),
+        (device, schemas.DeviceBody),
+        (device["processes"][0], schemas.ProcessBody),
+    ):
+        assert set(body) == set(kind().fields), kind
 
 
 def test_rule_goes_to_the_host_and_is_shown_with_who_and_whether_it_holds(host: FakeHost, operator: Rest) -> None:

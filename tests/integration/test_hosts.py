@@ -16,7 +16,7 @@ from jobs.hosts import Watch
 from jobs.leader import Leadership
 from jobs.models import Device, Host, Job, User
 from jobs.reconcile import Reconciler
-from jobs.states import DeviceState, HostState
+from jobs.states import DeviceState, HostState, WaitReason
 from tests.integration.fakehost import FakeHost
 
 Submit = Callable[..., Job]
@@ -154,3 +154,42 @@ def test_views_tell_who_has_a_device_and_why(submit: Submit, host: FakeHost, ada
     (view,) = hosts_now()
     assert [d.state for d in view.devices] == [DeviceState.CLAIMED, DeviceState.UNKNOWN]
     assert not view.accepts
+
+
+def test_host_that_joins_or_changes_its_devices_is_seen_with_its_next_heartbeat(host: FakeHost, broker: str, submit: Submit) -> None:
+    watch = Watch()
+    watch.look(timezone.now())
+    big = submit(min_gpus=3)
+    dispatch.run_pass(timezone.now())
+    big.refresh_from_db()
+    assert big.wait_code == WaitReason.NEVER_FITS
+    host.devices.append(host.device(2))
+    host.beat()
+    assert watch.look(timezone.now())  # so that the scheduler wakes
+    dispatch.run_pass(timezone.now())
+    assert [spec.number for spec in host.offers()] == [big.pk]
+    Host.objects.create(name="gpu-b")
+    other = FakeHost(broker, "gpu-b")
+    other.beat()
+    assert watch.look(timezone.now())
+    assert Device.objects.filter(host__name="gpu-b", present=True).count() == 2
+    small = submit()
+    dispatch.run_pass(timezone.now())
+    assert [spec.number for spec in other.offers()] == [small.pk]
+    other.devices.pop()
+    other.beat()
+    watch.look(timezone.now())
+    assert Device.objects.filter(host__name="gpu-b", present=True).count() == 1
+    other.close()
+
+
+def test_host_that_leaves_gets_nothing_new_and_is_shown_so(host: FakeHost, submit: Submit, settings: Any) -> None:
+    watch = Watch()
+    watch.look(timezone.now())
+    host.beat(age_s=3 * settings.AUTOTRAINER.heartbeat_s + 0.1)
+    watch.look(timezone.now())
+    job = submit()
+    dispatch.run_pass(timezone.now())
+    job.refresh_from_db()
+    assert (host.offers(), job.wait_code) == ([], WaitReason.HOST_DOWN)
+    assert "gpu-a has not been heard from since" in Host.objects.get().reason + job.wait_message

@@ -18,6 +18,7 @@ from gpuworker import devices, settings
 from gpuworker.devices import nvml
 from gpuworker.devices.base import Link
 from gpuworker.devices.nvml import NvmlBackend
+from gpuworker.devices.usage import Rule
 from gpuworker.inventory import Inventory
 from tests.nvml_stub import GIB, Driver
 from tests.waiting import wait_until
@@ -85,6 +86,37 @@ def test_utilisation_of_each_process_is_told_where_the_driver_knows_it(driver: D
     driver.card(1, compute=f"13:{GIB}", shares="!3")
     shares = backend.read().process_utilization
     assert shares == {(CARD.format(0), 11): 40, (CARD.format(0), 12): 0}
+
+
+def test_process_outside_is_told_with_its_own_use_and_age_and_a_rule_decides_on_it(
+    driver: Driver, backend: NvmlBackend, tmp_path: Path
+) -> None:
+    inventory = Inventory(backend, settings.load({"AUTOTRAINER_HOME": str(tmp_path)}))
+    driver.card(0, compute=f"{os.getpid()}:{3 * GIB} 12:{GIB // 2}", shares=f"{os.getpid()}:40")
+    device = inventory.refresh().devices[0]
+    process = next(p for p in device.processes if p.pid == os.getpid())
+    assert (process.utilization_pct, device.in_use_outside) == (40, True)
+    assert process.age_s is not None
+    assert process.start_ticks is not None
+    inventory.set_rule(Rule(memory_mib=4096))
+    assert inventory.look([device.uuid])  # it computes
+    driver.card(0, shares="")
+    inventory.set_rule(Rule(memory_mib=4096, remembered_s=0))
+    assert not inventory.look([device.uuid])
+    driver.card(0, shares=f"{os.getpid()}:40")
+    inventory.set_rule(Rule(ignored=frozenset({(os.getpid(), process.start_ticks)})))
+    assert not inventory.look([device.uuid])
+    assert not inventory.refresh().devices[0].in_use_outside
+
+
+def test_card_that_comes_or_goes_is_in_the_next_reading(driver: Driver, backend: NvmlBackend, tmp_path: Path) -> None:
+    inventory = Inventory(backend, settings.load({"AUTOTRAINER_HOME": str(tmp_path)}))
+    assert len(inventory.refresh().devices) == 2
+    driver.tell(count=3)
+    driver.card(2)
+    assert [d.error for d in inventory.refresh().devices] == ["", "", ""]
+    driver.tell(count=2)
+    assert "disappeared" in inventory.refresh().devices[2].error
 
 
 def test_processes_are_idle_where_nobody_has_a_sample(driver: Driver, backend: NvmlBackend) -> None:

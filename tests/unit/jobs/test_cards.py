@@ -49,6 +49,7 @@ def test_card_names_the_largest_processes_outside_and_counts_the_rest() -> None:
         (device(0, DeviceState.BUSY_EXTERNAL), True),
         (device(0, DeviceState.DRAINED), True),
         (device(0, DeviceState.UNKNOWN), True),
+        (device(0, kept_for="lin"), True),
     ],
 )
 def test_card_needs_words_when_nothing_else_on_it_says_why(shown: Any, explains: bool) -> None:
