@@ -1,7 +1,8 @@
 """What operators decide about hosts and devices, and what the state of a device decides for them.
 
 A drain that an operator made is the operator's to undo. One that was made here (a device that did not come back clean, that
-NVML calls lost, whose processes cannot be ended) is undone too once the device has been seen clean for a while.
+NVML calls lost, whose processes cannot be ended) is undone too once the device has been seen clean for a while; but not
+that of a sick one, on which everything fails at once: it looks clean all the time.
 """
 
 from __future__ import annotations

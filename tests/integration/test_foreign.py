@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from gpuworker.protocol import AttemptReading, DeviceReading, IgnoredProcess, ProcessReading, Spec
@@ -54,6 +56,17 @@ def test_process_outside_is_told_with_age_and_utilisation_over_rest_and_null_whe
     assert (hers["user"], hers["command"], hers["memory_mib"]) == ("alice", "python", 23 * GIB)
     assert (hers["utilization_pct"], hers["age_s"], hers["ours"], hers["ignored"]) == (97.0, 10800.0, False, False)
     assert (ours["utilization_pct"], ours["age_s"], ours["memory_mib"]) == (None, None, None)
+
+
+def test_card_tells_how_much_and_for_how_long_a_stranger_uses_it_and_for_whom_it_is_kept(host: FakeHost, ada: User) -> None:
+    on(host, 0, ALICES, in_use_outside=True)
+    Watch().look(timezone.now())
+    keep("GPU-gpu-a-1", ada, person("lin").username)
+    browser = Client()
+    browser.force_login(ada)
+    page = browser.get(reverse("overview")).content.decode()
+    assert 'title="alice&#x27;s python (pid 4711), 23 GiB, 97 %, for 3 h 0 m"' in page
+    assert "Is kept for lin until " in page
 
 
 # --- the rule of a host -------------------------------------------------------------------------------------------------

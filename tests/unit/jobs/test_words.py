@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpuworker.protocol import ProcessReading
 from jobs.states import DeviceState, HostState, JobState, Outcome
 from jobs.web import words
 
@@ -94,3 +95,15 @@ def test_tones_are_five_and_a_word_that_is_none_is_off() -> None:
         "external",
         "off",
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({}, "alice's python (pid 4711)"),
+        ({"memory_mib": 23 * 1024, "utilization_pct": 97.4, "age_s": 10800.0}, "alice's python (pid 4711), 23 GiB, 97 %, for 3 h 0 m"),
+        ({"memory_mib": 0, "utilization_pct": 0.0, "ignored": True}, "alice's python (pid 4711), 0 GiB, 0 %, ignored"),
+    ],
+)
+def test_process_is_told_with_all_that_is_known_of_it(more: dict[str, Any], text: str) -> None:
+    assert words.process(ProcessReading(pid=4711, user="alice", command="python", **more)) == text
