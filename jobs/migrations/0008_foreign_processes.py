@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("jobs", "0006_line_and_shares")]
+    dependencies = [("jobs", "0007_progress_and_memory")]
 
     operations = [
         migrations.AddField(model_name="attempt", name="own_fault", field=models.BooleanField(default=True)),
