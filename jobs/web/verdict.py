@@ -11,7 +11,7 @@ from django.utils.translation import ngettext
 
 from jobs.models import Attempt, Job
 from jobs.states import JobState, Outcome
-from jobs.web.words import JOB_LABELS, duration, place, tone
+from jobs.web.words import JOB_LABELS, duration, gib, place, tone
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 LAST_SIGNAL = 160
@@ -102,7 +102,9 @@ def _failed(job: Job, last: Attempt | None, count: int, *, private: bool) -> tup
     how, advice = _ending(last)
     detail = f": {last.message.rstrip('.')}" if last.message and not private else ""
     if last.oom_detected:
-        return _("%(how)s%(tries)s: the log says that the GPU ran out of memory.") % {"how": how, "tries": tries}, _oom_advice()
+        said = _("%(how)s%(tries)s: the log says that the GPU ran out of memory.") % {"how": how, "tries": tries}
+        held = "" if last.peak_memory_mib is None else " " + _("It held %(size)s GiB at its peak.") % {"size": gib(last.peak_memory_mib)}
+        return said + held, _oom_advice()
     return f"{how}{tries}{detail}.", advice
 
 

@@ -62,6 +62,10 @@ TABLE: list[tuple[str, Verdict]] = [
         "Failed with exit code 1 after 2 attempts: the log says that the GPU ran out of memory.",
         of(JobState.FAILED, attempt("failed"), attempt("failed", exit_code=1, oom_detected=True)),
     ),
+    (
+        "Failed with exit code 1: the log says that the GPU ran out of memory. It held 23.1 GiB at its peak.",
+        of(JobState.FAILED, attempt("failed", exit_code=1, oom_detected=True, peak_memory_mib=23_654)),
+    ),
 ]
 
 
