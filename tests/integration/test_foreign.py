@@ -165,7 +165,7 @@ def test_rules_of_a_restored_backup_hold_again(host: FakeHost, ada: User) -> Non
 # --- one process --------------------------------------------------------------------------------------------------------
 
 
-def test_ignored_process_is_named_by_its_start_and_boot_and_taken_back(host: FakeHost, operator: Rest) -> None:
+def test_ignored_process_is_named_by_its_start_and_boot_and_taken_back(database: str, host: FakeHost, operator: Rest) -> None:
     on(host, 0, ALICES, in_use_outside=True)
     rule = operator("POST", "hosts/gpu-a/ignore/", {"pid": 4711, "reason": "a viewer"}).json()["rule"]
     assert [(one["pid"], one["user"], one["by"]) for one in rule["ignored"]] == [(4711, "alice", "olga: a viewer")]
@@ -214,7 +214,7 @@ def keep(uuid: str, actor: User, who: str, hours: float = 2) -> None:
     assert keeping.keep(uuid, actor, person=who, until=timezone.now() + timedelta(hours=hours), reason="demo")
 
 
-def test_device_is_kept_for_a_person_and_the_others_are_told(host: FakeHost, submit: Submit, ada: User) -> None:
+def test_device_is_kept_for_a_person_and_the_others_are_told(database: str, host: FakeHost, submit: Submit, ada: User) -> None:
     Watch().look(timezone.now())
     lin = person("lin")
     keep("GPU-gpu-a-0", ada, "lin")
@@ -290,7 +290,7 @@ def look(reconciler: Reconciler, host: FakeHost, spec: Spec, *processes: Process
     reconciler.round(timezone.now())
 
 
-def test_stranger_on_a_device_of_a_job_is_said_once_for_each_process(host: FakeHost, submit: Submit) -> None:
+def test_stranger_on_a_device_of_a_job_is_said_once_for_each_process(database: str, host: FakeHost, submit: Submit) -> None:
     job = submit()
     spec = running(host, job)
     reconciler = Reconciler()

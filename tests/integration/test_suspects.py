@@ -88,7 +88,7 @@ def test_jobs_that_fail_elsewhere_too_are_to_blame_themselves(both: Any, submit:
     assert not Device.objects.filter(drain=True).exists()
 
 
-def test_host_that_can_launch_nothing_is_drained_and_the_queue_goes_elsewhere(both: Any, submit: Submit) -> None:
+def test_host_that_can_launch_nothing_is_drained_and_the_queue_goes_elsewhere(database: str, both: Any, submit: Submit) -> None:
     how: dict[str, Any] = {"reason": EndReason.LAUNCH_FAILED, "exit_code": None, "started_at": None, "message": "no space"}
     for script in ("train.py", "eval.py"):
         ends(submit(command=f"python {script}", min_gpus=0, max_gpus=0, hosts=["gpu-a"]), *both, **how, own_fault=False)
