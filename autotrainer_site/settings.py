@@ -192,4 +192,3 @@ LOGGING = {
         "celery.worker.strategy": {"level": "WARNING"},
     },
 }
-HOST_LOST_AFTER_S = AUTOTRAINER.host_lost_s
