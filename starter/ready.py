@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Mapping
 
 from gpuworker.settings import Settings
@@ -41,10 +42,23 @@ def welcome(settings: Settings, facts: Mapping[str, str], environ: Mapping[str, 
         place = settings.home / "flower_password"
         rows.append(("Flower", f"http://127.0.0.1:{settings.flower_port}, user admin, password in {place}"))
     rows.append(("Service logs", str(settings.home / "service-logs")))
-    if environ.get("AUTOTRAINER_DEVICES", "").startswith("sim:") or not isinstance(settings.devices, str):
-        rows.append(("Devices", "simulated: they train nothing"))
+    rows.append(("Devices", _devices(settings, environ)))
     lines = "".join(f"  {name:13} {value}\n" for name, value in rows)
     return f"\nAutoTrainer is running.\n\n{lines}\nCtrl-C stops AutoTrainer; running trainings go on.\n"
+
+
+def _devices(settings: Settings, environ: Mapping[str, str]) -> str:
+    """What the agent will find, as far as it can be told from here; `manage.py doctor` asks the driver."""
+    if environ.get("AUTOTRAINER_DEVICES", "").startswith("sim:") or not isinstance(settings.devices, str):
+        return "simulated: no real GPU behind them"
+    if settings.devices == "none":
+        return "none, as AUTOTRAINER_DEVICES says: only jobs that ask for 0 GPUs run here"
+    if not any(os.path.exists(path) for path in DRIVER_FILES):
+        return "no NVIDIA driver here; `manage.py doctor` says more, AUTOTRAINER_DEVICES=sim:4x24GiB shows how it looks with GPUs"
+    return "the GPUs that the NVIDIA driver shows"
+
+
+DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version")
 
 
 def _password_place(settings: Settings) -> str:

@@ -39,9 +39,14 @@ def _with(unit: str, name: str) -> Any:
     return lambda device: None if device[name] is None else f"{device[name]:.0f}{unit}"
 
 
+def _jobs(device: Any) -> list[int]:
+    """Numbers of the jobs on it: several where they share it."""
+    return device.get("jobs") or ([device["job"]] if device["job"] else [])
+
+
 def _user(device: Any) -> str:
     if device.get("owner"):
-        return f"{device['owner']}: {device['job_name']}"
+        return str(device["job_name"])
     return str(device["reason"] or ("simulated" if device["simulated"] else ""))
 
 
@@ -55,7 +60,7 @@ GPU_COLUMNS = (
     Column("UTIL", lambda d: d["utilization_pct"], _with("%", "utilization_pct"), right=True),
     Column("TEMP", lambda d: d["temperature_c"], _with("°C", "temperature_c"), right=True),
     Column("POWER", lambda d: d["power_w"], _with(" W", "power_w"), right=True),
-    Column("JOB", lambda d: d["job"], right=True),
+    Column("JOB", lambda d: ",".join(map(str, _jobs(d))) or None, right=True),
     Column("UUID", lambda d: d["uuid"], lambda d: None),
     Column("WHO", lambda d: d.get("owner") or d["reason"], _user),
 )
@@ -107,8 +112,13 @@ def _with_owners(api: Api, devices: list[Device]) -> list[Device]:
     if not any(device["job"] for device in devices):
         return devices
     jobs, _ = api.pages("jobs/", state=",".join(words.ACTIVE))
-    named = {job["id"]: {"owner": job["owner"], "job_name": job["name"]} for job in jobs}
-    return [device | named.get(device["job"], {}) for device in devices]
+    named = {job["id"]: (job["owner"], f"{job['owner']}: {job['name']}") for job in jobs}
+    return [device | _people([named[number] for number in _jobs(device) if number in named]) for device in devices]
+
+
+def _people(named: list[tuple[str, str]]) -> Device:
+    owners = ",".join(dict.fromkeys(owner for owner, _ in named))
+    return {"owner": owners, "job_name": ", ".join(told for _, told in named)} if named else {}
 
 
 def _watch(api: Api, options: argparse.Namespace) -> int:

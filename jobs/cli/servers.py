@@ -61,9 +61,17 @@ def _nobody(wanted: str, environ: Mapping[str, str]) -> str:
     except (OSError, CliError):
         pass
     return (
-        "You are not signed in. On the machine that runs AutoTrainer, start it once (`python3 AutoTrainer.py`); "
-        f"elsewhere run `{program()} login http://HOST:8000`."
+        f"You are not signed in. On the machine that runs AutoTrainer: no token lies in {_home_or_why(environ)}; set AUTOTRAINER_HOME to "
+        "the folder of the one that runs (here or in `.env`), or start it (`python3 AutoTrainer.py`). "
+        f"Elsewhere: run `{program()} login http://HOST:8000`."
     )
+
+
+def _home_or_why(environ: Mapping[str, str]) -> str:
+    try:
+        return home_folder(environ)
+    except CliError:
+        return "AUTOTRAINER_HOME, which is not known here"
 
 
 # --- on the machine that runs AutoTrainer -------------------------------------------------------------------------------
