@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.cli import looking, tables, words
+from jobs.cli import devices, looking, tables, words
 from jobs.cli.tables import Column
 
 COLUMNS = (
@@ -133,3 +133,16 @@ def test_sentence_says_where_it_runs_or_why_it_waits() -> None:
     assert words.sentence(job()) == "Job 42 is queued: needs 2 GPUs"
     running = job(state="running", host="gpu-a", devices=[{"uuid": "u", "index": 0}, {"uuid": "v", "index": 3}])
     assert words.sentence(running) == "Job 42 is running on gpu-a, GPU 0,3."
+
+
+def test_gpus_names_all_who_share_a_device() -> None:
+
+    class Told:
+        def pages(self, path: str, **_: object) -> tuple[list[dict[str, object]], int]:
+            return [{"id": 4, "owner": "ada", "name": "a"}, {"id": 7, "owner": "lin", "name": "b"}], 2
+
+    (told,) = devices._with_owners(Told(), [{"job": 4, "jobs": [4, 7], "reason": "", "simulated": False}])  # type: ignore[arg-type]
+    columns = {column.title: column for column in devices.GPU_COLUMNS}
+    assert (columns["JOB"].plain(told), columns["WHO"].plain(told), devices._user(told)) == ("4,7", "ada,lin", "ada: a, lin: b")
+    assert devices._jobs({"job": 4}) == [4]
+    assert devices._jobs({"job": None, "jobs": []}) == []
