@@ -31,7 +31,8 @@ EXIT_CODES = (0, 0, 0, 3, 77, 255)
 
 def storm(stack: Stack, nemesis: Nemesis, *, whom: str, kills: int, trainings: int, devices: int) -> list[str]:
     """Strike while the trainings run; answers what was disturbed. Raises AssertionError where the oracle finds anything."""
-    load_s = kills * ROUND_S * devices / trainings
+    stopped_s = nemesis.redis_stop_s / len(KINDS["redis"]) if whom == "redis" else 0.0
+    load_s = kills * (ROUND_S + stopped_s) * devices / trainings
     for _ in range(trainings):
         seconds = round(nemesis.rng.uniform(0.2 * load_s, 1.8 * load_s), 3)
         stack.submit_surely(stack.witness(nemesis.rng.choice(EXIT_CODES), seconds=seconds))

@@ -125,14 +125,14 @@ class Nemesis:
     # --- looking --------------------------------------------------------------------------------------------------------
 
     def _shims(self, *, of_agent: bool) -> list[int]:
-        """The agent's own child is the zygote; the others are shims."""
+        """The agent's own child is the zygote; the others are shims, but for commands that wait for "go" below one."""
         home, agent = f"AUTOTRAINER_HOME={self.stack.home}".encode(), self.stack.services["agent"].pid
-        found = []
+        found: dict[int, int] = {}
         for pid, variables in environments():
             process = processes.read_process(pid)
             if process and home in variables and b"gpuworker.shim" in command_line(pid) and (process.parent == agent) == of_agent:
-                found.append(pid)
-        return sorted(found)
+                found[pid] = process.parent
+        return sorted(pid for pid, parent in found.items() if parent not in found)
 
     def _adopted(self, since: float) -> bool:
         """Whether a heartbeat of after the blow lists all that runs."""

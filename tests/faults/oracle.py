@@ -14,8 +14,6 @@ from pathlib import Path
 TERMINAL = ("completed", "failed", "cancelled")
 WAITING = ("queued", "held")
 BLAMED = ("failed", "timed_out")
-TERMINATED = 143
-"""What a training says that was asked to end."""
 
 
 class BadHistory(Exception):
@@ -157,8 +155,10 @@ def _misjudged_attempt(name: str, attempt: Attempt, run: Run | None) -> Iterator
         elif attempt.exit_code != run.code:
             yield f"{name} ended with {run.code} and is told as {attempt.exit_code}"
     elif attempt.outcome == "cancelled":
-        if run is not None and run.code != TERMINATED:
-            yield f"{name} is cancelled, but its training ended with {run.code}"
+        if run is not None and run.stopped is None:
+            yield f"{name} is cancelled, but its training has not ended"
+        elif run is not None and attempt.exit_code not in (None, run.code):  # 0 too: it may have been at its end when the stop came.
+            yield f"{name} ended with {run.code} and is told as {attempt.exit_code}"
     elif attempt.outcome == "exit_lost":
         if run is not None and run.stopped is None:
             yield f"{name} was given up while its training had not ended"

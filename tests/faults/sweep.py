@@ -1,7 +1,7 @@
 """`python -m tests.faults.sweep --points 2000 [--seed S]`: faults of all kinds, at random, under mixed load.
 
 Failpoints that kill or stop whoever comes there the n-th time, kills and pauses of services and shims, Redis killed, emptied and
-stopped; jobs that complete, fail and are retried, are cancelled, or want two devices. Every 40 points everything must come to
+stopped; jobs that complete, fail and are retried, are cancelled, want two devices, or swap files. Every 40 points everything must come to
 rest, and the oracle judges. Prints seed and counts; the exit status is the oracle's.
 """
 
@@ -67,6 +67,7 @@ class Sweep:
                     ((3, 0), {"max_retries": 1, "retry_delay_s": 0.2}),
                     ((3, 4, 5), {"max_retries": 2, "retry_delay_s": 0.2}),
                     ((0,), {"min_gpus": 2, "max_gpus": 2}),
+                    ((0,), {"swaps": self._swaps()}),
                 ]
             )
             job = self.stack.submit_surely(self.stack.witness(*codes, seconds=round(self.rng.uniform(0.0, 1.5), 3)), **fields)
@@ -74,6 +75,13 @@ class Sweep:
                 rest(self.rng.uniform(0, 0.6))
                 self.cancelled += 1
                 self.stack.cancel_surely(job)
+
+    def _swaps(self) -> list[dict[str, str]]:
+        """One file that is there and one that is not, of this job's own: who wants the same one as another waits for it."""
+        there, absent = (f"{kind}-{self.rng.getrandbits(48):012x}.py" for kind in ("there", "absent"))
+        self.stack.keep_an_eye_on(there, b"the original\n")
+        self.stack.keep_an_eye_on(absent, None)
+        return [{"target": name, "content": "another\n"} for name in (there, absent)]
 
     def _failpoint(self) -> None:
         point = self.rng.choice(list(FAILPOINTS))

@@ -27,6 +27,7 @@ OTHER = replace(DONE, id=2)
         ([], [Job(1, "queued", "Resources")], 0),
         ([replace(RUN, code=143)], [Job(1, "cancelled", attempts=(Attempt(1, "cancelled"),))], 0),
         ([], [Job(1, "cancelled", attempts=(Attempt(1, "cancelled"),))], 0),
+        ([RUN], [Job(1, "cancelled", attempts=(Attempt(1, "cancelled", 0),))], 0),
         ([RETRIED_RUNS[1]], [replace(RETRIED, attempts=(Attempt(1, "exit_lost"), Attempt(2, "completed", 0)))], 1),
     ],
 )
@@ -54,8 +55,8 @@ def test_good_history_passes(runs: list[Run], jobs: list[Job], shims_killed: int
         ("nothing ran to its end", [replace(RUN, stopped=None, code=None)], [DONE]),
         ("ended with 3 and is told as 0", [replace(RUN, code=3)], [DONE]),
         ("ended with 0 and is told as None", [RUN], [replace(DONE, attempts=(Attempt(1, "completed"),))]),
-        ("is cancelled, but its training", [RUN], [Job(1, "cancelled", attempts=(Attempt(1, "cancelled"),))]),
-        ("is cancelled, but its training", [replace(RUN, code=None)], [Job(1, "cancelled", attempts=(Attempt(1, "cancelled"),))]),
+        ("has not ended", [replace(RUN, stopped=None)], [Job(1, "cancelled", attempts=(Attempt(1, "cancelled"),))]),
+        ("ended with 0 and is told as 143", [RUN], [Job(1, "cancelled", attempts=(Attempt(1, "cancelled", 143),))]),
         ("at its own cost", RETRIED_RUNS, [replace(RETRIED, max_retries=0, attempts=(Attempt(1, "failed", 3), Attempt(2, "failed", 0)))]),
         ("failed after 1 of 2", [replace(RUN, code=3)], [Job(1, "failed", max_retries=1, attempts=(Attempt(1, "failed", 3),))]),
         ("is completed with 0", [replace(RUN, code=3)], [Job(1, "completed", attempts=(Attempt(1, "failed", 3),))]),
