@@ -46,7 +46,7 @@ def _fill_gaps() -> list[object]:
     A shim that made its objects there would copy a page for each; so it makes them close together, in pages of its own.
     """
     small = [float(number) for number in range(_GAP_BYTES // 32)]
-    return [*small, *(bytes(size - bytes().__sizeof__()) for size in range(48, 513, 16) for _ in range(_GAP_BYTES // size))]
+    return [*small, *(bytes(size - b"".__sizeof__()) for size in range(48, 513, 16) for _ in range(_GAP_BYTES // size))]
 
 
 def _fork_shim(path: str, control: socket.socket) -> dict[str, Any]:
