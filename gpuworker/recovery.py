@@ -196,7 +196,7 @@ class Recovery:
         if one is None:
             return
         failpoints.hit("adopt.entered")
-        one.shim_pid = int((attempt.record("shim.json") or {}).get("pid", 0))
+        one.shim_pid, one.watched_since = int((attempt.record("shim.json") or {}).get("pid", 0)), time.monotonic()
         self._runner.relay_log(one, adopted=True)
         self._runner.owe(one.key)
         log.info("taken over", extra={"action": "adopt", "job_id": spec.number, "attempt": spec.attempt})

@@ -26,6 +26,8 @@ class Supervised:
     attempt: AttemptDir
     taken: tuple[TakenDevice, ...] = ()
     shim_pid: int = 0
+    watched_since: float = 0.0
+    """time.monotonic() from which on `shim_pid` is known: what was read of its devices before shows who had them until then."""
     client: ShimClient | None = None
     tail: Tail | None = None
     stop_grace_s: float | None = None

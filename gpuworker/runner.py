@@ -158,7 +158,7 @@ class Runner:
                 self.watcher.release(one.key)  # A stop came first and left its word; it has been reported.
             return None
         failpoints.hit("agent.launched")
-        one.shim_pid = answer.pid
+        one.shim_pid, one.watched_since = answer.pid, time.monotonic()
         self.relay_log(one, adopted=False)
         return None
 

@@ -77,7 +77,8 @@ class Sampler:
         self._seen_at = snapshot.at
         living = {one.key: one for one in self._roster.living() if one.shim_pid and one.taken}
         for one in living.values():
-            self._look_at(one, snapshot)
+            if snapshot.at >= one.watched_since:
+                self._look_at(one, snapshot)
         for key in [key for key in self._series if key not in living]:
             self._write(key)
             del self._series[key], self._written_at[key]
@@ -107,10 +108,16 @@ class Sampler:
 
 
 def peak_of(one: Supervised) -> int | None:
-    """The most that its processes had on one of its devices, in MiB; None where nobody saw any."""
-    if one.peak_memory_mib is not None:
-        return one.peak_memory_mib
-    return _most([series for taken in one.taken if (series := _stored(one, taken))])
+    """The most that its processes had on one of its devices, in MiB; None where nobody saw any.
+
+    Who ran out of memory may have filled it and gone between two looks: then its own words count, and 0 is no answer.
+    """
+    seen = one.peak_memory_mib
+    if seen is None:
+        seen = _most([series for taken in one.taken if (series := _stored(one, taken))])
+    if one.tail and one.tail.oom.found:
+        return _highest(seen, one.tail.oom.in_use_mib) or None
+    return seen
 
 
 def _held(device: DeviceReading, pids: Collection[int] | None) -> int | None:

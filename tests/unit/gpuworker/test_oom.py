@@ -43,3 +43,35 @@ def test_oom_detector_does_not_join_what_a_truncation_parted() -> None:
 def test_oom_detector_keeps_little_when_fed_much() -> None:
     detector = fed(b"a" * 10_000_000)
     assert len(detector._tail) < len(WORDS)
+
+
+TORCH = (
+    b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 16.00 GiB. GPU 0 has a total capacity of 139.80 GiB of which "
+    b"11.28 GiB is free. Including non-PyTorch memory, this process has 128.51 GiB memory in use. Of the allocated memory 128.00 GiB "
+    b"is allocated by PyTorch, and 0 bytes is reserved by PyTorch but unallocated."
+)
+
+
+def test_oom_detector_reads_what_the_process_had() -> None:
+    assert fed(b"epoch 1\n", TORCH).in_use_mib == round(128.51 * 1024)
+    assert fed(b"CUDA out of memory. This process has 812.25 MiB memory in use.").in_use_mib == 812
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_oom_detector_reads_what_the_process_had_across_chunks(size: int) -> None:
+    assert fed(*(TORCH[i : i + size] for i in range(0, len(TORCH), size))).in_use_mib == round(128.51 * 1024)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CUDA,
+        b"this process has 5.00 GiB memory in use, CUDA out of memory",
+        b"out of memory" + b" " * 2000 + b"this process has 5.00 GiB memory in use",
+        b"out of memory: this process has 1e400 GiB memory in use",
+    ],
+)
+def test_oom_detector_does_not_know_what_the_process_had_when_nothing_near_says_it(text: bytes) -> None:
+    detector = fed(*(text[i : i + 50] for i in range(0, len(text), 50)))
+    assert detector.found
+    assert detector.in_use_mib is None

@@ -15,6 +15,7 @@ from gpuworker.inventory import Inventory, Snapshot
 from gpuworker.protocol import DeviceReading, ProcessReading
 from gpuworker.roster import Roster, Supervised
 from gpuworker.samples import MOST_POINTS, Sampler, Series
+from gpuworker.tail import Tail
 
 
 @dataclass
@@ -110,6 +111,33 @@ def test_peak_is_not_known_where_memory_cannot_be_read(bench: Bench, unreadable:
 def test_peak_is_zero_where_it_used_nothing(bench: Bench) -> None:
     bench.turn(device(0))
     assert bench.one.peak_memory_mib == 0
+
+
+def test_peak_leaves_out_who_had_the_device_before(bench: Bench) -> None:
+    bench.shown.shows(device(0, process(5730)))
+    bench.one.watched_since = bench.shown.seen.at + 0.5
+    bench.sampler.turn()
+    assert samples.peak_of(bench.one) is None
+    bench.turn(device(0, process(3680)))
+    assert samples.peak_of(bench.one) == 3680
+
+
+@pytest.mark.parametrize(
+    ("said", "peak"),
+    [(b"", 700), (b"CUDA out of memory. This process has 5.00 GiB memory in use.", 5120), (b"CUDA out of memory.", 700)],
+)
+def test_peak_is_at_least_what_the_training_said_when_it_ran_out(bench: Bench, said: bytes, peak: int) -> None:
+    bench.one.tail = Tail(bench.one.attempt.path, job="job-a", attempt=1, fence=10, adopted=False)
+    bench.one.tail.oom.feed(said)
+    bench.turn(device(0, process(700)))
+    assert samples.peak_of(bench.one) == peak
+
+
+def test_peak_of_zero_is_not_believed_when_it_ran_out(bench: Bench) -> None:
+    bench.one.tail = Tail(bench.one.attempt.path, job="job-a", attempt=1, fence=10, adopted=False)
+    bench.one.tail.oom.feed(b"CUDA out of memory.")
+    bench.turn(device(0))
+    assert samples.peak_of(bench.one) is None
 
 
 def test_peak_of_a_sharer_leaves_out_its_neighbour(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
