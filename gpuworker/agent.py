@@ -26,6 +26,7 @@ from gpuworker.devices.base import machine_lock_folder
 from gpuworker.hotswap import uncovered, ways
 from gpuworker.hotswap.orders import HotSwap
 from gpuworker.inventory import Inventory
+from gpuworker.joining import Joining, take_name
 from gpuworker.launcher import Launcher
 from gpuworker.link import connect
 from gpuworker.protocol import AttemptReading, Beat, DeviceReading, Kind
@@ -80,10 +81,13 @@ class Agent:
         self.ear = Ear(self.link, config.host_home / "started-over")
         self._stopped = threading.Event()
         self._lock = -1
+        self._instance = ""
+        self._joining: Joining | None = None
 
     def start(self) -> None:
         """Take over what is there before the first heartbeat says what is there, and before the first message comes."""
         self._lock = _only_one(self.settings)
+        self._instance = take_name(self.link, self.settings.host_home / "instance", heartbeat_s=self.settings.heartbeat_s)
         hostmemory.keep()
         groups.count_memory(self._launcher.group_parent)
         self._inventory.set_ours(self._parts.roster.is_ours)
@@ -95,6 +99,8 @@ class Agent:
         self._recovery.take_over()
         self._started_at = time.monotonic()
         self._claim_what_was_taken_over()
+        self._joining = Joining(self.link, self._instance, AGENT_VERSION, self._refused)
+        self._joining.start()
         for name, every_s, chore in (
             ("heartbeat", self.settings.heartbeat_s, self._heartbeat),
             ("repeat", REPEAT_EVERY_S, self._repeat),
@@ -119,6 +125,8 @@ class Agent:
     def stop(self) -> None:
         self.leave()
         self._stopped.set()
+        if self._joining:
+            self._joining.stop()
         self._acks.stop()
         self._relay.stop()
         self._inventory.stop()
@@ -150,6 +158,12 @@ class Agent:
         self._renew_claims()
         if self.ear.has_had_enough:
             self._start_over()
+
+    def _refused(self, why: str) -> None:
+        """The control plane does not want this agent, and the log says why. Its trainings, where it has any, go on."""
+        log.critical("%s", why, extra={"action": "refused"})
+        self.stop()
+        os._exit(1)  # Celery's own way out waits for threads that watch trainings.
 
     def _renew_claims(self) -> None:
         # What was claimed before this agent started and is in no directory was claimed by one that died at it.
@@ -189,6 +203,7 @@ class Agent:
             kill_level="cgroup" if self._launcher.group_parent else "subreaper",
             swap_way=self._hotswap.way.name,
             swap_note=self._hotswap.way.note,
+            instance=self._instance,
             rules_serial=self._rules.serial,
         )
 

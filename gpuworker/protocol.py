@@ -79,6 +79,10 @@ class BadEnvelope(ValueError):
     """A message that is forged, altered, expired, meant for somebody else, or not one of ours. Says which."""
 
 
+class OtherVersion(BadEnvelope):
+    """A message of a protocol version that this side does not read."""
+
+
 class Kind(enum.StrEnum):
     """What a sealed message is; part of what is signed."""
 
@@ -93,6 +97,8 @@ class Kind(enum.StrEnum):
     LOG = "log"
     CANARY = "canary"
     RULES = "rules"
+    HELLO = "hello"
+    WELCOME = "welcome"
 
 
 def valid_host_name(name: str) -> bool:
@@ -185,7 +191,7 @@ def unseal(kind: Kind, host: str, text: str | bytes, keys: Sequence[bytes]) -> d
     if named != (kind, host):
         raise BadEnvelope(f"a {named[0]!r} message for host {named[1]!r}, not a {kind.value!r} message for {host!r}")
     if not isinstance(version, int) or not OLDEST_READABLE_VERSION <= version <= PROTOCOL_VERSION:
-        raise BadEnvelope(f"protocol version {version!r}; this side reads {OLDEST_READABLE_VERSION} to {PROTOCOL_VERSION}")
+        raise OtherVersion(f"protocol version {version!r}; this side reads {OLDEST_READABLE_VERSION} to {PROTOCOL_VERSION}")
     if not isinstance(body, str) or not isinstance(mac, str) or not _signed(version, kind, host, body.encode(), mac, keys):
         raise BadEnvelope("the signature is not by this host's key")
     try:

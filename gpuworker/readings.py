@@ -100,5 +100,7 @@ class Beat(Message):
     """mount or journal: how this host swaps files."""
     swap_note: str = ""
     """Why not by mount."""
+    instance: str = ""
+    """Names this start of the agent: a heartbeat under our name with another one is somebody else's, or from before a restart."""
     rules_serial: int = 0
     """Of the operators' rules that this host goes by; 0: of none."""

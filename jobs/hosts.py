@@ -12,7 +12,7 @@ from typing import Any
 from django.db import transaction
 
 from gpuworker.protocol import Beat, DeviceReading
-from jobs import capacity, hostlink, orphans, rules
+from jobs import capacity, hostlink, orphans, rules, welcome
 from jobs.canaries import Canaries
 from jobs.capacity import HostView
 from jobs.hostlink import Heard
@@ -43,6 +43,7 @@ class Watch:
     def look(self, now: datetime) -> bool:
         """Bring the rows up to date; True if something may start that could not a moment ago. Raises redis.RedisError."""
         rows = {host.name: host for host in Host.objects.all()}
+        welcome.answer(rows)
         heard = hostlink.heard(rows)
         views = capacity.hosts_now(now=now, beats=heard)
         for view in views:
