@@ -24,6 +24,8 @@ from tests.e2e.product import Product
 
 DEVICES = 8
 SENDERS = 4
+RUNNING = 50
+"""Jobs at once, for the memory that each takes."""
 
 
 def main() -> int:
@@ -112,18 +114,21 @@ def throughput(program: Path, product: Product, publish: measure.Submit, *, roun
 
 
 def memory(program: Path, product: Product, peer_pid: int) -> dict[str, Any]:
-    """Idle, after the jobs of the other measurements have warmed everything, and while each device runs a job that sleeps."""
+    """Idle, after the jobs of the other measurements have warmed everything, and while jobs run that wait: one, then many."""
     client, stamps = Client(product), Stamps(program)
     idle = measure.settled_footprint(product)
     with stamps.gate() as waiting:
-        for number in range(DEVICES):
-            client.submit(stamps.command(str(number), *waiting))
-        stamps.wait(lambda: len(stamps.starts) == DEVICES, 30, f"{DEVICES} jobs run")
-        busy = measure.settled_footprint(product)
+        found = []
+        for upto in (1, RUNNING):
+            for number in range(len(stamps.starts), upto):
+                client.submit(stamps.command(str(number), *waiting), min_gpus=0, max_gpus=0)
+            stamps.wait(lambda upto=upto: len(stamps.starts) == upto, 60, f"{upto} jobs run")
+            found.append(measure.settled_footprint(product))
+    one, busy = found
     return {
         "idle": plain(idle),
         "busy": plain(busy),
-        "each_running_job": (total_mb(busy) - total_mb(idle)) / DEVICES,
+        "each_running_job": (total_mb(busy) - total_mb(one)) / (RUNNING - 1),
         "celery_worker": measure.pss(peer_pid),
     }
 

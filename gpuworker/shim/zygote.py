@@ -15,6 +15,7 @@ from typing import Any
 
 from gpuworker.failpoints import hit
 from gpuworker.shim import hostmemory, shim
+from gpuworker.shim.rehearsal import rehearse
 
 _LONGEST_LINE = 64 * 1024
 _GAP_BYTES = 16 * 1024
@@ -26,6 +27,7 @@ def serve(control: socket.socket) -> None:
         signal.signal(signum, signal.SIG_IGN)
     hostmemory.keep()
     os.chdir("/")
+    rehearse()
     gc.collect()
     gc.disable()
     gc.freeze()  # Else the first collection in each shim would copy all these pages.

@@ -10,8 +10,9 @@ from tests.house.sources import CHECKOUT, PACKAGES, python_files, shown
 
 LONGEST_FUNCTION = 59
 LONGEST_MODULE = 499
-LONGEST_SHIM = 1200
-"""Lines of gpuworker/shim altogether, without the blank ones: what must outlive everything else must be readable whole."""
+LONGEST_SHIM = 1130
+"""Lines of what runs in a shim, without the blank ones: what must outlive everything else must be readable whole."""
+ZYGOTE = {"gpuworker/shim/__main__.py", "gpuworker/shim/zygote.py", "gpuworker/shim/rehearsal.py"}
 LONGEST_SWAPS = 800
 """The same for gpuworker/shim/swaps, which only jobs with swaps come through."""
 
@@ -44,4 +45,4 @@ def test_shim_stays_small() -> None:
     sizes = {shown(path): sum(1 for line in path.read_text().splitlines() if line.strip()) for path in python_files("gpuworker/shim")}
     swaps = {path: size for path, size in sizes.items() if path.startswith("gpuworker/shim/swaps/")}
     assert sum(swaps.values()) <= LONGEST_SWAPS, swaps
-    assert sum(sizes.values()) - sum(swaps.values()) <= LONGEST_SHIM, sizes
+    assert sum(size for path, size in sizes.items() if path not in swaps and path not in ZYGOTE) <= LONGEST_SHIM, sizes
