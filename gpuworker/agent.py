@@ -30,7 +30,7 @@ from gpuworker.joining import Joining, take_name
 from gpuworker.launcher import Launcher
 from gpuworker.link import connect
 from gpuworker.protocol import AttemptReading, Beat, DeviceReading, Kind
-from gpuworker.recovery import LOOK_EVERY_S, Publish, Recovery
+from gpuworker.recovery import KEEP_S, LOOK_EVERY_S, Publish, Recovery
 from gpuworker.relay import Relay
 from gpuworker.reports import AckReader, Reporter
 from gpuworker.roster import Roster, Supervised
@@ -105,7 +105,7 @@ class Agent:
             ("heartbeat", self.settings.heartbeat_s, self._heartbeat),
             ("repeat", REPEAT_EVERY_S, self._repeat),
             ("recovery", LOOK_EVERY_S, self._recovery.take_over),
-            ("prune", PRUNE_EVERY_S, self._recovery.prune),
+            ("prune", PRUNE_EVERY_S, self._prune),
             ("samples", self.settings.heartbeat_s / 2, self._sampler.turn),
             ("overlays", OVERLAYS_EVERY_S, self._look_at_overlays),
         ):
@@ -218,6 +218,10 @@ class Agent:
         for one in self._parts.roster.living():
             if one.spec.swaps:
                 one.uncovered = tuple(dict.fromkeys((*one.uncovered, *uncovered.targets(one.attempt))))
+
+    def _prune(self) -> None:
+        self._recovery.prune()
+        self._hotswap.prune(keep_s=KEEP_S)
 
     def _repeat(self) -> None:
         self.runner.watcher.release_again()

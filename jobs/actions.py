@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from django.core.exceptions import PermissionDenied
 
-from jobs import access, lifecycle
+from jobs import access, lifecycle, swaps
 from jobs.models import Job, User
 from jobs.states import TERMINAL, WAITING, JobState
 from jobs.submission import Submission
@@ -48,12 +48,22 @@ def perform(name: str, job: Job, actor: User) -> Job:
     if not allowed(actor, job, name):
         raise PermissionDenied
     if name == "resubmit":
-        return lifecycle.resubmit(job, actor=actor)
+        return _resubmit(job, actor)
     done = _CHANGES[name](job, actor=actor)
     job.refresh_from_db()
     if not done:
         raise ActionRefused(f"Job {job.pk} is {job.state}; {_ONLY[name]}.")
     return job
+
+
+def _resubmit(job: Job, actor: User) -> Job:
+    if gone := swaps.gone(job.swaps):
+        files = ", ".join(sorted(gone))
+        raise ActionRefused(
+            f"What was handed in for {files} was removed, because job {job.pk} had ended long ago (AUTOTRAINER_RETENTION_DAYS): "
+            "submit it anew with the file."
+        )
+    return lifecycle.resubmit(job, actor=actor)
 
 
 def editable(job: Job) -> bool:

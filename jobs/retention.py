@@ -1,4 +1,5 @@
-"""What is thrown away after a while: logs of jobs that ended long ago, and keys, links, tokens and sessions that have expired.
+"""What is thrown away after a while: logs and swapped files of jobs that ended long ago, and keys, links, tokens and sessions
+that have expired.
 
 Jobs, attempts and events stay. A log that is gone says so, and when it went.
 """
@@ -15,11 +16,12 @@ from pathlib import Path
 
 from django.conf import settings
 from django.contrib.sessions.models import Session
+from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 from knox.models import AuthToken
 
-from jobs.models import Attempt, IdempotencyKey, Job, OneTimeLink
+from jobs.models import Attempt, Content, IdempotencyKey, Job, OneTimeLink
 from jobs.scheduling import words
 from jobs.states import TERMINAL
 
@@ -38,10 +40,13 @@ class Pruned:
     log_bytes: int
     """Of the disk, holes not counted."""
     expired: int
+    contents: int
+    """Files that were handed in to be swapped, and that no job needs any more."""
 
     def __str__(self) -> str:
         size = f"{self.log_bytes / 2**20:,.1f} MiB"
-        return f"the logs of {words.plural(self.jobs, 'job')} ({size}), {self.expired} expired keys, links, tokens and sessions"
+        files = words.plural(self.contents, "swapped file")
+        return f"the logs of {words.plural(self.jobs, 'job')} ({size}), {files}, {self.expired} expired keys, links, tokens and sessions"
 
 
 def prune(*, days: int, now: datetime, dry_run: bool = False) -> Pruned:
@@ -53,7 +58,8 @@ def prune(*, days: int, now: datetime, dry_run: bool = False) -> Pruned:
             jobs, log_bytes = jobs + 1, log_bytes + _used(_folder(number))
             if not dry_run:
                 _remove(number, now)
-    pruned = Pruned(jobs, log_bytes, sum(_forget(rows, dry_run) for rows in _expired(now)))
+    contents = _forget_contents(now - timedelta(days=days), dry_run=dry_run)
+    pruned = Pruned(jobs, log_bytes, sum(_forget(rows, dry_run) for rows in _expired(now)), contents)
     if not dry_run:
         log.info("pruned: %s", pruned, extra={"action": "pruned"})
     return pruned
@@ -96,6 +102,30 @@ def _remove(number: int, now: datetime) -> None:
     """The mark first: chunks that still come are dropped, and nobody reads half of a log."""
     Attempt.objects.filter(job_id=number, log_removed_at=None).update(log_removed_at=now)
     shutil.rmtree(_folder(number), ignore_errors=True)
+
+
+# --- swapped files ------------------------------------------------------------------------------------------------------
+
+
+def _forget_contents(before: datetime, *, dry_run: bool) -> int:
+    """Those that only jobs need which ended before then. Such a job is not run again without its file (jobs/actions.py)."""
+    unneeded = set(Content.objects.values_list("pk", flat=True)) - _needed(before)
+    return len(unneeded) if dry_run else sum(_forget_content(sha256, before) for sha256 in unneeded)
+
+
+def _needed(before: datetime) -> set[str]:
+    young = Job.objects.exclude(swaps=[]).exclude(state__in=TERMINAL, ended_at__lt=before)
+    return {row["sha256"] for rows in young.values_list("swaps", flat=True).iterator() for row in rows if "sha256" in row}
+
+
+def _forget_content(sha256: str, before: datetime) -> bool:
+    """False where somebody has handed it in again meanwhile: whoever writes such a job holds the lock on the row."""
+    with transaction.atomic():
+        content = Content.objects.select_for_update().filter(pk=sha256).first()
+        if content is None or sha256 in _needed(before):
+            return False
+        content.delete()
+    return True
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------------

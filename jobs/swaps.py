@@ -141,17 +141,25 @@ def kept(rows: Iterable[Row], owner: User) -> list[Row]:
 
 
 def _kept(row: Row, owner: User) -> Row:
+    """The content's row is locked until the job is written: it is not thrown away meanwhile (jobs/retention.py)."""
     if "source" in row:
         return row
+    locked = Content.objects.select_for_update()
     if "content" in row:
         data = row["content"].encode()
         sha256 = hashlib.sha256(data).hexdigest()
-        content, _made = Content.objects.get_or_create(sha256=sha256, defaults={"data": data})
+        content, _made = locked.get_or_create(sha256=sha256, defaults={"data": data})
         content.owners.add(owner)
         return {"target": row["target"], "sha256": sha256, "size": len(data)}
-    content = Content.objects.get(pk=row["sha256"])
+    content = locked.get(pk=row["sha256"])
     content.owners.add(owner)
     return {"target": row["target"], "sha256": content.sha256, "size": len(content.data)}
+
+
+def gone(rows: Iterable[Row]) -> list[str]:
+    """The targets whose contents have been thrown away since."""
+    wanted = {row["sha256"]: row["target"] for row in rows if "sha256" in row}
+    return [wanted[sha256] for sha256 in wanted.keys() - set(Content.objects.filter(pk__in=wanted).values_list("pk", flat=True))]
 
 
 def content_of(row: Mapping[str, Any]) -> bytes | None:
@@ -179,7 +187,9 @@ def told_swapped(number: int, swapped: Sequence[Swapped]) -> tuple[str, dict[str
     if placed:
         parts.append(f"{_listed(placed)} by putting the new file in its place until the job ends (journal)")
     files = [{k: _clean(v) if isinstance(v, str) else v for k, v in s.body().items()} for s in swapped]
-    return f"Attempt {number} has swapped {' and '.join(parts)}.", {"files": files}
+    absent = [s.target for s in swapped if s.absent]
+    new = f" {_listed(absent)} {'was' if len(absent) == 1 else 'were'} not there before: is the name right?" if absent else ""
+    return f"Attempt {number} has swapped {' and '.join(parts)}.{new}", {"files": files}
 
 
 def told_put_back(number: int, results: Sequence[PutBack]) -> list[tuple[str, str, dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -75,6 +76,18 @@ class HotSwap:
         if not spec.swaps or "PYTHONPYCACHEPREFIX" in spec.env:
             return {}
         return {"PYTHONPYCACHEPREFIX": str(self._home / "pycache")}
+
+    def prune(self, *, keep_s: float) -> None:
+        """Throw away bytecode that was made so long ago. Whoever still needs some makes it again."""
+        before = time.time() - keep_s
+        for folder, _, names in os.walk(self._home / "pycache", topdown=False):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    path = os.path.join(folder, name)
+                    if os.stat(path).st_mtime < before:
+                        os.unlink(path)
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)  # Not where something is in it.
 
     def _next_second(self) -> int:
         """The mtime of an attempt's overlays: used once on this host, and even, so that the next one may be used instead.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gpuworker import protocol
+from gpuworker import settings as environment
 from gpuworker.hotswap import ways
+from gpuworker.hotswap.orders import HotSwap
 from gpuworker.protocol import Ended, EndReason, Refused, Spec, Started, Swap
 from tests.integration.host import Host
 from tests.integration.launching import kill
@@ -150,3 +153,17 @@ def test_overlay_that_a_rename_has_ended_is_in_the_heartbeat(redis_url: str, tmp
         assert host.log(spec) == b"pulled\n"
     finally:
         host.close()
+
+
+def test_old_bytecode_is_thrown_away_and_the_rest_stays(tmp_path: Path) -> None:
+    config = environment.load({"AUTOTRAINER_HOME": str(tmp_path), "AUTOTRAINER_HOST": "gpu-a"})
+    cache = config.host_home / "pycache"
+    for name in ("a/b/old.pyc", "a/c/young.pyc"):
+        (cache / name).parent.mkdir(parents=True)
+        (cache / name).touch()
+    os.utime(cache / "a/b/old.pyc", (0, 0))
+    HotSwap(config, None, lock_folder=tmp_path, way=HERE).prune(keep_s=3600)
+    assert [str(path.relative_to(cache)) for path in sorted(cache.rglob("*"))] == ["a", "a/c", "a/c/young.pyc"]
+    HotSwap(config, None, lock_folder=tmp_path, way=HERE).prune(keep_s=-3600)
+    assert not cache.exists()
+    HotSwap(config, None, lock_folder=tmp_path, way=HERE).prune(keep_s=0)

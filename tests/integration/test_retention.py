@@ -15,7 +15,7 @@ from knox.models import AuthToken
 
 from jobs import logs, retention
 from jobs.bootsteps import Janitor
-from jobs.models import IdempotencyKey, Job, JobEvent, OneTimeLink, User
+from jobs.models import Content, IdempotencyKey, Job, JobEvent, OneTimeLink, User
 from jobs.states import JobState
 from jobs.web import onetime
 from tests.integration.rest import Rest, make_attempt, make_job, person, put_into, token_of
@@ -122,7 +122,7 @@ def told(*words: str) -> str:
 
 def test_prune_says_what_would_go_and_what_went(ann: User) -> None:
     old = a_job(ann, days_ago=40)
-    assert told() == "Removed the logs of 0 jobs (0.0 MiB), 0 expired keys, links, tokens and sessions.\n"
+    assert told() == "Removed the logs of 0 jobs (0.0 MiB), 0 swapped files, 0 expired keys, links, tokens and sessions.\n"
     assert told("--days", "30", "--dry-run").startswith("Would remove the logs of 1 job (0.0 MiB)")
     assert stored(old) == [old.pk]
     assert told("--days", "30").startswith("Removed the logs of 1 job")
@@ -149,3 +149,54 @@ def test_leader_prunes_once_a_day_and_nobody_else_does(ann: User, monkeypatch: p
         clock[0] = at
         janitor.turn()
         assert stored(again) == left
+
+
+# --- swapped files ------------------------------------------------------------------------------------------------------
+
+
+def with_file(owner: User, text: str, *, days_ago: float, state: JobState = JobState.COMPLETED) -> Job:
+    body = {"command": "true", "min_gpus": 0, "swaps": [{"target": "loss.py", "content": text}]}
+    job = Job.objects.get(pk=Rest(owner)("POST", "jobs/", body).json()["id"])
+    put_into(job, state, ended_at=None if state is JobState.RUNNING else NOW - timedelta(days=days_ago))
+    return job
+
+
+def kept_files() -> set[bytes]:
+    return {bytes(content.data) for content in Content.objects.all()}
+
+
+def test_swapped_files_go_with_the_last_job_that_needs_them(ann: User) -> None:
+    with_file(ann, "old", days_ago=91)
+    with_file(ann, "old, but running", days_ago=91, state=JobState.RUNNING)
+    with_file(ann, "young", days_ago=89)
+    with_file(ann, "both", days_ago=91)
+    with_file(ann, "both", days_ago=89)
+    assert prune(dry_run=True).contents == 1
+    assert "1 swapped file," in str(prune(dry_run=True))
+    assert prune().contents == 1
+    assert kept_files() == {b"old, but running", b"young", b"both"}
+    assert prune().contents == 0
+
+
+def test_job_whose_file_is_gone_is_not_run_again_without_it(ann: User) -> None:
+    old = with_file(ann, "old", days_ago=91)
+    prune()
+    answer = Rest(ann)("POST", f"jobs/{old.pk}/resubmit/")
+    assert answer.status_code == 409
+    assert "handed in for loss.py was removed" in answer.json()["errors"][0]["detail"]
+    assert Job.objects.count() == 1
+
+
+def test_file_that_is_handed_in_while_it_is_thrown_away_stays(ann: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_file(ann, "old", days_ago=91)
+    needed = retention._needed
+
+    def then_handed_in(before: Any) -> set[str]:
+        monkeypatch.setattr(retention, "_needed", needed)
+        found = needed(before)
+        with_file(ann, "old", days_ago=0)
+        return found
+
+    monkeypatch.setattr(retention, "_needed", then_handed_in)
+    assert prune().contents == 0
+    assert kept_files() == {b"old"}

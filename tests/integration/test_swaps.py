@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from gpuworker import protocol
 from gpuworker.protocol import AttemptReading, PutBack, Spec, Swapped
-from jobs import dispatch, lifecycle
+from jobs import dispatch, lifecycle, swaps
 from jobs.ingest import Ingest
 from jobs.models import Content, Job, JobEvent, User
 from jobs.reconcile import Reconciler
@@ -212,3 +212,9 @@ def test_resubmit_by_an_operator_may_name_the_content_it_copied(submit: Submit, 
     copy = lifecycle.resubmit(job, actor=boss)
     assert copy.swaps == [STORED]
     assert Content.objects.get(pk=SHA256).owners.count() == 2
+
+
+def test_target_that_was_not_there_before_is_said() -> None:
+    there, new = (Swapped(target=target, way="journal", absent=absent) for target, absent in (("a.py", False), ("b.py", True)))
+    assert swaps.told_swapped(1, [there])[0].endswith("(journal).")
+    assert swaps.told_swapped(1, [there, new])[0].endswith("(journal). b.py was not there before: is the name right?")

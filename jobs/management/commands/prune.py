@@ -12,7 +12,9 @@ from jobs import retention
 
 
 class Command(BaseCommand):
-    help = "Remove the logs of jobs that ended long ago, and expired keys, links, tokens and sessions. Jobs and events stay."
+    help = (
+        "Remove the logs and swapped files of jobs that ended long ago, and expired keys, links, tokens and sessions. Jobs and events stay."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         days: int = settings.AUTOTRAINER.retention_days
