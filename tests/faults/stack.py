@@ -35,6 +35,8 @@ from tests.waiting import wait_until
 HOST = "lab"
 WITNESS = CHECKOUT / "tests" / "programs" / "witness.py"
 SERVICES = ("redis", "web", "control", "agent")
+SECOND = "second control"
+"""A control worker beside the first; started by the tests that want one."""
 SETTLE_S = 60.0
 
 
@@ -101,7 +103,8 @@ class Stack(Product):
             return [embedded_redis.find_server(), str(self.home / "redis" / "redis.conf")]
         if name == "web":
             return supervisor.web_argv(self.settings)
-        real = supervisor.control_argv(HOST) if name == "control" else supervisor.agent_argv(HOST)
+        hosts = {"control": HOST, SECOND: "second"}
+        real = supervisor.control_argv(hosts[name]) if name in hosts else supervisor.agent_argv(HOST)
         quick = {"autotrainer_site": "tests.faults.quick_control", "gpuworker": "tests.faults.quick_host"}
         return [quick.get(word, word) for word in real]
 
