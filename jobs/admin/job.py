@@ -118,7 +118,7 @@ class JobAdmin(OperatorsAdmin):
     }
 
     def get_fieldsets(self, request: HttpRequest, obj: Job | None = None) -> list[tuple[Any, dict[str, Any]]]:
-        asked = [field.name for field in page.ALL if field.name != "hold"]
+        asked = [*(field.name for field in page.ALL if field.name != "hold"), "swaps"]
         if obj is None:
             return [(None, {"fields": [*asked, "hold"]})]
         return [(_("How it stands"), {"fields": STANDS}), (_("What it asks for"), {"fields": asked})]

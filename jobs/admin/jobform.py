@@ -26,6 +26,10 @@ else:
     _ModelForm = forms.ModelForm
 
 
+_HASHED = "sha256:"
+"""Before the hash of a content, in the place of a source."""
+
+
 class JobForm(_ModelForm):
     """A new job, or a change of one that has not started. It writes nothing: `submission` is for lifecycle to write."""
 
@@ -43,6 +47,7 @@ class JobForm(_ModelForm):
         super().__init__(data, files, instance=instance, initial=known | (initial or {}))
         self._editing = instance is not None
         self.fields = {field.name: _field(field) for field in page.ALL if field.name in known or not self._editing}
+        self.fields["swaps"] = _swaps_field()
         self.fields["begin_at"].help_text = _("In the time of %(zone)s.") % {"zone": timezone.get_default_timezone_name()}
 
     @cached_property
@@ -52,7 +57,8 @@ class JobForm(_ModelForm):
 
     def clean(self) -> dict[str, Any]:
         """Empty, so that nothing of it gets into the row by Django's own way."""
-        data, errors = page.read({name: self._text(name) for name in self.fields})
+        data, errors = page.read({name: self._text(name) for name in self.fields if name != "swaps"})
+        data["swaps"] = _swaps(self._text("swaps"))
         if self._editing:
             data = {name: data[name] if name in data else _default(name) for name in self.changed_data}
             errors = {name: said for name, said in errors.items() if name in self.changed_data}
@@ -79,7 +85,31 @@ def typed(job: Job) -> dict[str, str]:
     """A job's fields as they would have been typed into the form."""
     begin_at = timezone.localtime(job.begin_at).replace(tzinfo=None).isoformat(timespec="seconds") if job.begin_at else ""
     after = ", ".join(str(number) for number in job.after.order_by("id").values_list("id", flat=True))
-    return page.of_job(job) | {"begin_at": begin_at, "after": after}
+    return page.of_job(job) | {"begin_at": begin_at, "after": after, "swaps": "\n".join(map(_typed_swap, job.swaps))}
+
+
+def _typed_swap(row: dict[str, Any]) -> str:
+    return f"{row['target']}={row['source'] if 'source' in row else _HASHED + row['sha256']}"
+
+
+def _swaps(text: str) -> list[dict[str, str]]:
+    """What jobs.submission reads, which says what is wrong with it."""
+    found = []
+    for line in filter(str.strip, text.splitlines()):
+        target, _equals, source = (part.strip() for part in line.partition("="))
+        found.append({"target": target} | ({"sha256": source.removeprefix(_HASHED)} if source.startswith(_HASHED) else {"source": source}))
+    return found
+
+
+def _swaps_field() -> forms.Field:
+    widget = UnfoldAdminTextareaWidget(
+        attrs={"placeholder": "loss.py=/home/me/new_loss.py", "spellcheck": "false", "rows": 3, "class": "font-mono"}
+    )
+    told = _(
+        "One TARGET=SOURCE a line: the job sees the source, a path on the host, in the place of the target in its working directory. "
+        "A file that was handed in is named by its hash; the page for new jobs takes such files."
+    )
+    return forms.CharField(widget=widget, strip=False, label=_("Swap files for this job"), help_text=told, required=False)
 
 
 def _default(name: str) -> Any:

@@ -257,6 +257,9 @@ WRONG: list[tuple[dict[str, str], str, str]] = [
     ({"after": "777"}, "after", "There is no job 777"),
     ({"hosts": "gpu/a"}, "hosts", "host name"),
     ({"env": "no equals"}, "env", "Line 1"),
+    ({"swaps": "loss.py"}, "swaps", "the source is empty"),
+    ({"swaps": "../loss.py=/x"}, "swaps", "must not lead out"),
+    ({"swaps": "loss.py=sha256:" + "0" * 64}, "swaps", "no content with this hash"),
 ]
 
 
@@ -268,6 +271,20 @@ def test_add_shows_the_error_beside_its_field_and_saves_nothing(operator: Admin,
     assert text in beside(answer, field)
     assert not Job.objects.exists()
     assert not JobEvent.objects.exists()
+
+
+def test_add_takes_swaps_and_change_keeps_what_was_handed_in(operator: Admin, olga: User) -> None:
+    operator.post("job/add/", FORM | {"swaps": "loss.py=/new/loss.py\r\n\r\n a/b.py = /new/b.py "})
+    job = Job.objects.get()
+    assert job.swaps == [{"target": "loss.py", "source": "/new/loss.py"}, {"target": "a/b.py", "source": "/new/b.py"}]
+    lifecycle.edit(job, {"swaps": [{"target": "c.py", "content": "x"}]}, actor=olga)
+    job.refresh_from_db()
+    kept = job.swaps
+    sent = form_of(operator.get(f"job/{job.pk}/change/"))
+    assert sent["swaps"] == f"c.py=sha256:{kept[0]['sha256']}"
+    operator.post(f"job/{job.pk}/change/", sent | {"swaps": sent["swaps"] + "\r\nd.py=/d.py"})
+    job.refresh_from_db()
+    assert job.swaps == [*kept, {"target": "d.py", "source": "/d.py"}]
 
 
 def test_add_shows_all_errors_at_once_and_keeps_what_was_typed(operator: Admin) -> None:
