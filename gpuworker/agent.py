@@ -122,7 +122,7 @@ class Agent:
         """Send all supervising threads away; trainings go on. Safe to call from a signal handler, and twice."""
         self.runner.watcher.leave()
 
-    def stop(self) -> None:
+    def stop(self, *, restarting: bool = False) -> None:
         self.leave()
         self._stopped.set()
         if self._joining:
@@ -132,8 +132,17 @@ class Agent:
         self._inventory.stop()
         self._launcher.close()
         if self._lock >= 0:
+            if self._joining and not restarting:
+                self._say_goodbye()
             os.close(self._lock)
             self._lock = -1
+
+    def _say_goodbye(self) -> None:
+        """Nobody has to wait for heartbeats that do not come to see that nothing starts here."""
+        try:
+            self._send_beat(leaving=True)
+        except redis.RedisError as exc:
+            log.info("No goodbye: Redis is away: %s", exc, extra={"action": "goodbye"})
 
     def _forever(self, name: str, every_s: float, chore: Callable[[], object]) -> None:
         away = False
@@ -178,11 +187,13 @@ class Agent:
         """A deaf worker is made to hear again; to trainings it is a restart like any other."""
         log.error("The queue has brought nothing for %.0f s: starting over", self.ear.deaf_s, extra={"action": "deaf"})
         self.ear.remember_starting_over()
-        self.stop()
+        self.stop(restarting=True)
         start_over()
 
-    def _send_beat(self) -> None:
-        beat = protocol.seal(Kind.BEAT, self.link.host, self.beat().body(), self.link.key)
+    def _send_beat(self, *, leaving: bool = False) -> None:
+        if self._stopped.is_set() and not leaving:
+            return  # A late one would take the goodbye back.
+        beat = protocol.seal(Kind.BEAT, self.link.host, dataclasses.replace(self.beat(), leaving=leaving).body(), self.link.key)
         self.link.client.set(protocol.beat_key(self.link.host), beat, ex=protocol.BEAT_LIFETIME_S)
 
     def beat(self) -> Beat:

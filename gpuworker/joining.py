@@ -69,7 +69,7 @@ def _alone(link: Link, before: str, *, patience_s: float) -> None:
     if first is None or left_s < BEAT_LIFETIME_S - patience_s:
         return
     beat = _opened(link, first)
-    if beat and before and beat.instance == before:
+    if beat and (beat.leaving or (before and beat.instance == before)):
         return
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:

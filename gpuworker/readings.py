@@ -102,5 +102,7 @@ class Beat(Message):
     """Why not by mount."""
     instance: str = ""
     """Names this start of the agent: a heartbeat under our name with another one is somebody else's, or from before a restart."""
+    leaving: bool = False
+    """The last one of an agent that is being stopped. What it runs goes on."""
     rules_serial: int = 0
     """Of the operators' rules that this host goes by; 0: of none."""

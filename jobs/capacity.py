@@ -51,8 +51,8 @@ def lab_zone() -> ZoneInfo:
 
 
 def stale_after_s() -> float:
-    """Silence after which a host gets nothing new: three heartbeats."""
-    return 3 * float(settings.AUTOTRAINER.heartbeat_s)
+    """Silence after which a host gets nothing new: two heartbeats have not come, and half of one's time for their way."""
+    return 2.5 * float(settings.AUTOTRAINER.heartbeat_s)
 
 
 def overrun_s() -> float:
@@ -169,7 +169,8 @@ def _host_view(host: Host, rows: list[Device], instant: _Now) -> HostView:
         job_slots=beat.job_slots if beat else host.job_slots,
         used_slots=used,
         devices=(),
-        stale=heard is None or heard.age_s > stale_after_s(),
+        stale=heard is None or heard.age_s > stale_after_s() or heard.beat.leaving,
+        left=bool(beat and beat.leaving),
         inventory_known=host.inventory_known or bool(beat and not beat.device_error),
         deaf_s=beat.deaf_s or 0.0 if beat else 0.0,
         orphans=instant.orphans.get(host.name, ()),
@@ -180,7 +181,7 @@ def _host_view(host: Host, rows: list[Device], instant: _Now) -> HostView:
 
 
 def _state(host: Host, heard: Heard | None, used: int) -> HostState:
-    if heard is None or heard.age_s > settings.AUTOTRAINER.host_lost_s:
+    if heard is None or heard.beat.leaving or heard.age_s > settings.AUTOTRAINER.host_lost_s:
         return HostState.LOST if host.state == HostState.LOST else HostState.UNREACHABLE
     if host.drain:
         return HostState.DRAINING if used else HostState.DRAINED

@@ -17,16 +17,17 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from jobs import capacity, line, shares
-from jobs.models import Job
+from jobs.models import Attempt, Job
 from jobs.scheduling import keeping, reasons
 from jobs.scheduling.inventory import HostView
 from jobs.scheduling.placement import Planner
-from jobs.scheduling.reasons import Reason
+from jobs.scheduling.reasons import LastEnd, Reason
 from jobs.scheduling.request import Request, Waiting
 from jobs.states import JobState, Line, WaitReason
 
 TOLD_ONE_BY_ONE = 200
 WRITTEN_AT_ONCE = 1000
+MOST_OWNERS = 3
 
 Writing = Callable[[], AbstractContextManager[None]]
 
@@ -40,6 +41,8 @@ class Told:
 
     far: dict[int, Reason] = field(default_factory=dict)
     """By request: what its jobs far behind were told."""
+    ahead: tuple[str, ...] = ()
+    """The owners of jobs near the front whom they were told of."""
     near: frozenset[int] = frozenset()
     """Jobs that were told one by one."""
 
@@ -55,6 +58,7 @@ class Explanation:
         self._planner = Planner(self._hosts, now, overrun_s=capacity.overrun_s())
         self._no_room: dict[Request, Reason] = {}
         self._waiting_ahead: Counter[str] = Counter()
+        self._owners: Counter[str] = Counter()
 
     @property
     def next_in_s(self) -> float | None:
@@ -66,6 +70,7 @@ class Explanation:
     def steps(self) -> Iterator[None]:
         standings = shares.standings()
         rows = line.first(TOLD_ONE_BY_ONE, standings)
+        self._owners.update(row.waiting.owner for row in rows)
         near = self._explain_near(rows)
         yield
         yield from self._explain_far(near, line.heads(standings) if len(rows) == TOLD_ONE_BY_ONE else [])
@@ -106,6 +111,7 @@ class Explanation:
 
     def _explain_far(self, near: Collection[int], heads: list[line.Head]) -> Iterator[None]:
         """Those behind: all that ask for the same are told the same. Written where it is new, or where they are."""
+        self._name_owners()
         far: dict[int, Reason] = {}
         for head in sorted(heads, key=lambda h: h.waiting.order):
             if head.request_key not in far:
@@ -121,6 +127,11 @@ class Explanation:
         while self._write_far(untold, far):
             yield
 
+    def _name_owners(self) -> None:
+        """The same ones as long as all of them have jobs near the front: another name would be written to each job behind."""
+        if not self._told.ahead or not all(self._owners[name] for name in self._told.ahead):
+            self._told.ahead = tuple(sorted(name for name, _ in self._owners.most_common(MOST_OWNERS)))
+
     def _write_far(self, jobs: QuerySet[Job], far: Mapping[int, Reason]) -> bool:
         """Some of these; whether there were any. Not by number: SQLite would read the whole table in its order."""
         ids: dict[Reason, list[int]] = defaultdict(list)
@@ -133,7 +144,9 @@ class Explanation:
     def _why_far(self, job: Waiting) -> Reason:
         least = self._planner.comes_to(job.request.least)
         reason = self._without_room(least)
-        return reason if reason.code in _ALIKE else reasons.far_behind(least, TOLD_ONE_BY_ONE)
+        if reason.code in _ALIKE:
+            return reason
+        return reasons.far_behind(least, TOLD_ONE_BY_ONE, self._told.ahead, others=len(self._owners) > len(self._told.ahead))
 
     # --- not in line ----------------------------------------------------------------------------------------------------
 
@@ -148,15 +161,16 @@ class Explanation:
 
     def _tell_waiting(self, jobs: list[Job]) -> bool:
         parents = line.unfinished_parents([job.pk for job in jobs])
+        ends = _last_ends(jobs)
         changed: dict[Reason, list[int]] = defaultdict(list)
         for job in jobs:
-            reason = self._why_not_in_line(job, parents.get(job.pk, []))
+            reason = self._why_not_in_line(job, parents.get(job.pk, []), ends.get(job.pk))
             if reason and (job.wait_code, job.wait_message) != (reason.code, reason.message):
                 changed[reason].append(job.pk)
         self._write(changed)
         return bool(changed)
 
-    def _why_not_in_line(self, job: Job, parents: list[reasons.Parent]) -> Reason | None:
+    def _why_not_in_line(self, job: Job, parents: list[reasons.Parent], last: LastEnd | None) -> Reason | None:
         now, zone = self._now, self._zone
         if parents:
             return reasons.dependency(parents)
@@ -166,7 +180,9 @@ class Explanation:
             if job.wait_code == WaitReason.FILE_IN_USE:
                 return None  # The host has said it, and who has the file.
             retry = 0 if job.faults and not job.retries_spent else job.retries_spent
-            return reasons.backoff(job.not_before, retry=retry, max_retries=job.max_retries, attempt=job.next_attempt, now=now, zone=zone)
+            return reasons.backoff(
+                job.not_before, retry=retry, max_retries=job.max_retries, attempt=job.next_attempt, last=last, now=now, zone=zone
+            )
         return None  # about to come into line
 
     # --- writing --------------------------------------------------------------------------------------------------------
@@ -185,3 +201,10 @@ class Explanation:
             yield
             if len(ids) < WRITTEN_AT_ONCE:
                 return
+
+
+def _last_ends(jobs: Collection[Job]) -> dict[int, LastEnd]:
+    """How the last attempt of those of these jobs that have some has ended."""
+    begun = [job.pk for job in jobs if job.next_attempt > 1]
+    rows = Attempt.objects.filter(job__in=begun).order_by("number").values_list("job_id", "exit_code", "signal", "oom_detected")
+    return {job: LastEnd(code, signal, oom) for job, code, signal, oom in rows} if begun else {}

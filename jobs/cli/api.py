@@ -230,7 +230,7 @@ def _sentences(data: bytes) -> str:
     """The texts of a refusal, each after the name of the field that it is about; empty where it is none of ours."""
     try:
         errors = json.loads(data)["errors"]
-        return "\n".join(f"{_field(each.get('attr'))}{each['detail']}" for each in errors)
+        return "\n".join(f"{_field(each.get('attr'))}{_in_flags(each['detail'])}" for each in errors)
     except (ValueError, KeyError, TypeError, AttributeError):
         return ""
 
@@ -247,6 +247,10 @@ FLAGS = {
     "hosts": "--host",
     "swaps": "--swap",
     "begin_at": "--begin",
+    "retry_delay_s": "--retry-delay",
+    "retry_on_oom": "--no-retry-on-oom",
+    "artifacts": "--artifact",
+    "on_host_loss": "--on-host-loss",
     **{name: f"--{name}" for name in ("priority", "after", "notify", "hold", "shared", "environment")},
 }
 """Field of the API -> the option that fills it."""
@@ -256,6 +260,13 @@ def _field(attr: object) -> str:
     name = str(attr or "")
     flag = FLAGS.get(name.partition(".")[0])
     return f"{name} ({flag}): " if flag else f"{name}: " if name and name != "non_field_errors" else ""
+
+
+def _in_flags(sentence: str) -> str:
+    """What it calls a field, as the option that fills it."""
+    for name in sorted((name for name in FLAGS if "_" in name), key=len, reverse=True):
+        sentence = sentence.replace(name, FLAGS[name])
+    return sentence
 
 
 def _range(text: str) -> tuple[int, int] | None:

@@ -47,6 +47,9 @@ def _jobs(device: Any) -> list[int]:
 def _user(device: Any) -> str:
     if device.get("owner"):
         return str(device["job_name"])
+    outside = [words.using(process) for process in device["processes"] if not process["ours"]]
+    if device["state"] == "busy_external" and outside:
+        return "; ".join(outside)
     return str(device["reason"] or ("simulated" if device["simulated"] else ""))
 
 

@@ -161,7 +161,7 @@ def _facts(job: Job) -> list[tuple[str, Any]]:
         ("owner", job["owner"]),
         ("command", job["command"]),
         ("directory", job["working_dir"]),
-        ("gpus", words.gpus(job) + (f", each with {words.gib(job['gpu_memory_mib'])} free" if job["gpu_memory_mib"] else "")),
+        ("gpus", words.asked_gpus(job) + (f", each with {words.gib(job['gpu_memory_mib'])} free" if job["gpu_memory_mib"] else "")),
         ("host", job["host"]),
         ("devices", words.devices(job)),
         ("priority", job["priority"] or None),
@@ -177,7 +177,7 @@ def _facts(job: Job) -> list[tuple[str, Any]]:
         ("begin", words.local_time(job["begin_at"])),
         ("started", words.local_time(job["started_at"])),
         ("ended", words.local_time(job["ended_at"])),
-        ("time", words.duration(words.elapsed_s(job))),
+        ("time", "" if job["state"] in ("queued", "held") else words.duration(words.elapsed_s(job))),
         ("exit code", job["exit_code"]),
     ]
 

@@ -61,6 +61,7 @@ def _describe(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="before the first of them (30s), then twice as long",
     )
+    add("--no-retry-on-oom", dest="retry_on_oom", action="store_false", default=None, help="but not when it ran out of GPU memory")
     add("--time", dest="time_limit_s", type=values.seconds, metavar="TIME", help="end it after so long: 90s, 30m, 2h, 1d12h")
     add("--min-mem", dest="gpu_memory_mib", type=values.mib, metavar="SIZE", help="free memory that each GPU must have: 20G")
     add("--priority", type=int, metavar="P", help="higher first (0)")
@@ -79,7 +80,7 @@ def _describe(parser: argparse.ArgumentParser) -> None:
 
 FIELDS = (
     *("name", "working_dir", "max_retries", "retry_delay_s", "time_limit_s", "gpu_memory_mib", "priority", "hosts", "after"),
-    *("begin_at", "hold", "shared", "swaps", "artifacts", "notify", "environment", "on_host_loss"),
+    *("begin_at", "hold", "shared", "swaps", "artifacts", "notify", "environment", "on_host_loss", "retry_on_oom"),
 )
 """Options that are fields of the API under the same name."""
 

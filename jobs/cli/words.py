@@ -22,8 +22,10 @@ def over(job: Mapping[str, Any]) -> bool:
 
 def gpus(job: Mapping[str, Any]) -> str:
     """How many it has, or asked for."""
-    if job["devices"]:
-        return str(len(job["devices"]))
+    return str(len(job["devices"])) if job["devices"] else asked_gpus(job)
+
+
+def asked_gpus(job: Mapping[str, Any]) -> str:
     least, most = job["min_gpus"], job["max_gpus"]
     return str(least) if least == most else f"{least}-{most}"
 
@@ -70,6 +72,15 @@ def gib(mib: float | None) -> str:
     return "" if mib is None else f"{mib / 1024:.1f} GiB".replace(".0 GiB", " GiB")
 
 
+def using(process: Mapping[str, Any]) -> str:
+    """A process on a GPU: whose it is, and how much of the GPU it has, for how long."""
+    memory, busy, age = process["memory_mib"], process.get("utilization_pct"), process.get("age_s")
+    said = [gib(memory), "" if busy is None else f"{busy:.0f}%", "" if age is None else f"since {duration(age)}"]
+    told = ", ".join(each for each in said if each)
+    who = f"{process['user'] or '?'}: {process.get('command') or '?'} (pid {process['pid']})"
+    return f"{who} {told}".rstrip()
+
+
 def why(job: Mapping[str, Any]) -> str:
     """Why it waits, how far it is, or how it ended."""
     if job["state"] in ("queued", "held") and job["wait_reason"]:
@@ -108,7 +119,11 @@ def sentence(job: Mapping[str, Any]) -> str:
     state, reason = job["state"], why(job)
     place = f" on {job['host']}" if job["host"] and state in ACTIVE else ""
     cards = f", GPU {devices(job)}" if place and job["devices"] else ""
-    return f"Job {job['id']} is {state}{place}{cards}" + (f": {reason}" if reason else ".")
+    became = _BECAME.get(state, f"is {state}")
+    return f"Job {job['id']} {became}{place}{cards}" + (f": {reason}" if reason else ".")
+
+
+_BECAME = {"completed": "completed", "failed": "failed", "cancelled": "was cancelled"}
 
 
 def exit_code(job: Mapping[str, Any]) -> int:

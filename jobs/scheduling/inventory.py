@@ -119,6 +119,8 @@ class HostView:
     devices: tuple[DeviceView, ...]
     stale: bool = False
     """Silent for a few heartbeats: it gets nothing new, though it does not count as unreachable yet."""
+    left: bool = False
+    """Its agent was stopped, and has said so."""
     inventory_known: bool = True
     deaf_s: float = 0.0
     """Seconds for which its queue has brought it nothing though something was there."""

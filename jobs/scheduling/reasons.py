@@ -30,14 +30,32 @@ class Parent:
     state: str
 
 
-def backoff(not_before: datetime, *, retry: int, max_retries: int, attempt: int, now: datetime, zone: tzinfo) -> Reason:
+@dataclass(frozen=True, slots=True)
+class LastEnd:
+    """How the attempt before the one that a job waits for has ended."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    out_of_memory: bool = False
+
+    def __str__(self) -> str:
+        """The rest of `attempt 2 …`."""
+        oom = " after running out of GPU memory" if self.out_of_memory else ""
+        if self.signal:
+            return f"was killed by signal {self.signal}{oom}"
+        return f"failed with exit code {self.exit_code}{oom}" if self.exit_code is not None else f"failed{oom}"
+
+
+def backoff(
+    not_before: datetime, *, retry: int, max_retries: int, attempt: int, last: LastEnd | None = None, now: datetime, zone: tzinfo
+) -> Reason:
     """A failed job waits for its next attempt; `retry` 0 means that the last one was no fault of the job."""
     when = words.moment(not_before, now=now, zone=zone)
     if attempt == 1:
         return Reason(WaitReason.BACKOFF, f"It is offered again {when}: hosts have refused it several times.")
     if not retry:
         return Reason(WaitReason.BACKOFF, f"Attempt {attempt} starts {when}: the one before was ended by no fault of the job.")
-    return Reason(WaitReason.BACKOFF, f"Retry {retry} of {max_retries} starts {when}; attempt {attempt - 1} failed.")
+    return Reason(WaitReason.BACKOFF, f"Retry {retry} of {max_retries} starts {when}; attempt {attempt - 1} {last or LastEnd()}.")
 
 
 def begin_time(begin_at: datetime, *, now: datetime, zone: tzinfo) -> Reason:
@@ -76,10 +94,12 @@ def _in_turn(first: Waiting, job: Waiting, before: int) -> str:
     return f"{who}, who has fewer jobs that run or wait before it: people take turns"
 
 
-def far_behind(request: Request, count: int) -> Reason:
-    """Many go first: told in words that stay true until it has come near to the front."""
+def far_behind(request: Request, count: int, owners: Sequence[str] = (), *, others: bool = False) -> Reason:
+    """Many go first: told in words that stay true until it has come near to the front. `others`: more than these owners have them."""
     turn = "by priority, then by who has used least lately, then by age"
-    return Reason(WaitReason.PRIORITY, f"At least {count} jobs go first ({turn}). It {_needs(request, 'needs')}.")
+    names = [*owners, *(["others"] if others else [])]
+    of = f" of {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else f" of {names[0]}" if names else ""
+    return Reason(WaitReason.PRIORITY, f"At least {count} jobs{of} go first ({turn}). It {_needs(request, 'needs')}.")
 
 
 def no_room(request: Request, hosts: Sequence[HostView], *, now: datetime, zone: tzinfo) -> Reason:

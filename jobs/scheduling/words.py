@@ -151,5 +151,8 @@ def away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
         return f"{host.name} {low_disk(host)}"
     if host.last_seen_at is None:
         return f"{host.name} has not been heard from yet"
+    if host.left:
+        when = clock(host.last_seen_at, now=now, zone=zone)
+        return f"{host.name} has taken its leave: its agent was stopped {when}; what runs there goes on"
     at = clock(host.last_seen_at, now=now, zone=zone).removeprefix("at ")
     return f"{host.name} has not been heard from since {at}"

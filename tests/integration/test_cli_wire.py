@@ -343,4 +343,4 @@ def test_run_follows_every_attempt_and_exits_as_the_last_one_did(server: Told, c
     assert said.out == b"one\ntwo\n"
     told = said.err.decode().splitlines()
     assert told[:2] == ["Submitted job 42 (position 3)", "Job 42 is queued: needs a GPU"]
-    assert told[2:] == ["Attempt 1 ended (exit code 3); the job starts again.", "Job 42 is failed: exit code 7"]
+    assert told[2:] == ["Attempt 1 ended (exit code 3); the job starts again.", "Job 42 failed: exit code 7"]

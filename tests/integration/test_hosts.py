@@ -186,10 +186,27 @@ def test_host_that_joins_or_changes_its_devices_is_seen_with_its_next_heartbeat(
 def test_host_that_leaves_gets_nothing_new_and_is_shown_so(host: FakeHost, submit: Submit, settings: Any) -> None:
     watch = Watch()
     watch.look(timezone.now())
-    host.beat(age_s=3 * settings.AUTOTRAINER.heartbeat_s + 0.1)
+    host.beat(age_s=2.5 * settings.AUTOTRAINER.heartbeat_s + 0.1)
     watch.look(timezone.now())
     job = submit()
     dispatch.run_pass(timezone.now())
     job.refresh_from_db()
     assert (host.offers(), job.wait_code) == ([], WaitReason.HOST_DOWN)
     assert "gpu-a has not been heard from since" in Host.objects.get().reason + job.wait_message
+
+
+def test_host_that_says_goodbye_is_unreachable_at_once_and_back_with_its_next_heartbeat(host: FakeHost, submit: Submit) -> None:
+    watch = Watch()
+    watch.look(timezone.now())
+    host.beat(leaving=True)
+    watch.look(timezone.now())
+    job = submit()
+    dispatch.run_pass(timezone.now())
+    job.refresh_from_db()
+    row = Host.objects.get()
+    assert (host.offers(), job.wait_code, row.state) == ([], WaitReason.HOST_DOWN, HostState.UNREACHABLE)
+    assert "has taken its leave: its agent was stopped" in row.reason
+    assert f"gpu-a {row.reason}" in job.wait_message
+    host.beat()
+    assert watch.look(timezone.now())
+    assert (Host.objects.get().state, Host.objects.get().reason) == (HostState.UP, "")

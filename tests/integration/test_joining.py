@@ -186,3 +186,30 @@ def test_name_is_not_taken_while_another_beats(link: Link, redis_url: str, tmp_p
     (tmp_path / "first").mkdir()
     with running_host(redis_url, tmp_path / "first"), pytest.raises(BadSetting, match="alive already"):
         take_name(link, tmp_path / "instance", heartbeat_s=2)
+
+
+# --- goodbye ------------------------------------------------------------------------------------------------------------
+
+
+def test_agent_that_is_stopped_says_goodbye_and_frees_its_name(redis_url: str, tmp_path: Path, link: Link) -> None:
+    with running_host(redis_url, tmp_path) as host:
+        spec = host.offer(host.spec("sleep 60"))
+        host.report(protocol.Started, spec)
+        assert host.agent
+        host.agent.terminate()
+        host.agent.wait(20)
+        beat = host.beat()
+        assert beat
+        assert beat.leaving
+        assert [attempt.running for attempt in beat.attempts] == [True]
+        began = time.monotonic()
+        take_name(link, tmp_path / "another", heartbeat_s=60)
+        assert time.monotonic() - began < 60
+
+
+def test_agent_that_is_killed_says_no_goodbye(redis_url: str, tmp_path: Path) -> None:
+    with running_host(redis_url, tmp_path) as host:
+        host.kill()
+        beat = host.beat()
+        assert beat
+        assert not beat.leaving

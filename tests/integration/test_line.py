@@ -18,6 +18,7 @@ from jobs.scheduling import order
 from jobs.scheduling.order import NOBODY
 from jobs.states import JobState, Line, WaitReason
 from tests.integration.fakehost import FakeHost
+from tests.integration.rest import make_attempt
 
 Make = Callable[..., Job]
 NOW = datetime(2026, 3, 9, 12, 0, tzinfo=timezone.get_default_timezone())
@@ -258,17 +259,22 @@ def test_far_behind_jobs_are_told_once_and_not_again_with_each_start(
     assert explain() == 299
     assert not Job.objects.filter(state=JobState.QUEUED, wait_message="").exists()
     assert Job.objects.get(pk=jobs[-1].pk).wait_message == (
-        "At least 10 jobs go first (by priority, then by who has used least lately, then by age). It needs 2 GPUs."
+        "At least 10 jobs of ada go first (by priority, then by who has used least lately, then by age). It needs 2 GPUs."
     )
     Attempt.objects.all().delete()
     Job.objects.filter(pk=jobs[0].pk).update(state=JobState.CANCELLED)
     assert explain() <= 11
-    late, urgent = make(people[1], 1, min_gpus=2, max_gpus=2, priority=-1), make(people[1], 12, min_gpus=2, max_gpus=2, priority=9)
+    late, urgent = make(people[1], 1, min_gpus=2, max_gpus=2, priority=-1), make(people[0], 12, min_gpus=2, max_gpus=2, priority=9)
     line.admit(timezone.now())
     assert explain() <= 24
     assert "At least 10" in Job.objects.get(pk=late[0].pk).wait_message
     assert "At least 10" in Job.objects.get(pk=jobs[3].pk).wait_message  # it was among the first until the urgent ones came
     assert str(urgent[0].pk) in Job.objects.get(pk=urgent[5].pk).wait_message
+    make(people[1], 12, min_gpus=2, max_gpus=2, priority=10)
+    line.admit(timezone.now())
+    assert explain() > 200  # who goes first is somebody else now
+    assert f"At least 10 jobs of {people[1]} go first" in Job.objects.get(pk=late[0].pk).wait_message
+    assert explain() <= 11
 
 
 def test_what_fits_nowhere_is_told_so_however_far_behind(people: list[User], gpu_a: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,3 +340,15 @@ def test_edit_that_races_with_the_start_is_either_before_it_or_refused(people: l
         Attempt.objects.all().delete()
         Job.objects.update(state=JobState.CANCELLED)
     assert not Job.objects.filter(state=JobState.QUEUED, line=Line.NEW).exists()
+
+
+def test_job_that_waits_for_its_next_attempt_is_told_how_the_last_one_ended(gpu_a: FakeHost, people: list[User]) -> None:
+    (job,) = make(people[0], 1, next_attempt=2, retries_spent=1, max_retries=3, not_before=timezone.now() + timedelta(minutes=3))
+    make_attempt(job, 1, outcome="failed", exit_code=3, oom_detected=True, ended_at=timezone.now())
+    line.admit(timezone.now())
+    for _ in Explanation(timezone.now()).steps():
+        pass
+    job.refresh_from_db()
+    assert job.wait_code == WaitReason.BACKOFF
+    assert job.wait_message.startswith("Retry 1 of 3 starts at ")
+    assert job.wait_message.endswith("attempt 1 failed with exit code 3 after running out of GPU memory.")

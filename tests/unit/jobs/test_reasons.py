@@ -10,7 +10,7 @@ import pytest
 from jobs.scheduling import reasons, words
 from jobs.scheduling.inventory import HostView
 from jobs.scheduling.placement import Request, Waiting
-from jobs.scheduling.reasons import Parent
+from jobs.scheduling.reasons import LastEnd, Parent
 from jobs.states import DeviceState, HostState, WaitReason
 from tests.unit.jobs.inventories import GIB, NOON, claimed, device, host, host_of, shared, taken_outside
 
@@ -152,6 +152,14 @@ def test_reason_of_a_job_that_waits_for_a_moment_tells_it_in_the_labs_zone() -> 
     assert reasons.begin_time(in_time, now=NOON, zone=SHANGHAI).message == "Begins at 23:07, in 3 h 7 m, as its owner asked."
     told = reasons.backoff(NOON + timedelta(seconds=272), retry=1, max_retries=2, attempt=2, now=NOON, zone=SHANGHAI)
     assert told.message == "Retry 1 of 2 starts at 20:04:32, in 5 m; attempt 1 failed."
+    ends = {
+        "failed with exit code 3": LastEnd(exit_code=3),
+        "failed with exit code 1 after running out of GPU memory": LastEnd(exit_code=1, out_of_memory=True),
+        "was killed by signal 9": LastEnd(signal=9),
+    }
+    for words_, last in ends.items():
+        told = reasons.backoff(NOON + timedelta(seconds=272), retry=1, max_retries=2, attempt=2, last=last, now=NOON, zone=SHANGHAI)
+        assert told.message == f"Retry 1 of 2 starts at 20:04:32, in 5 m; attempt 1 {words_}."
     told = reasons.backoff(NOON + timedelta(seconds=5), retry=0, max_retries=2, attempt=3, now=NOON, zone=SHANGHAI)
     assert told.message == "Attempt 3 starts at 20:00:05, in 10 s: the one before was ended by no fault of the job."
 
@@ -184,6 +192,9 @@ def test_reason_behind_another_job_says_what_may_start_before_it() -> None:
 
 
 def test_reason_far_behind_does_not_change_with_every_start() -> None:
+    assert reasons.far_behind(Request(1, 1), 200, ["ada"]).message.startswith("At least 200 jobs of ada go first (by")
+    assert reasons.far_behind(Request(1, 1), 200, ["ada"], others=True).message.startswith("At least 200 jobs of ada and others go first")
+    assert reasons.far_behind(Request(1, 1), 200, ["a", "b"], others=True).message.startswith("At least 200 jobs of a, b and others go")
     assert reasons.far_behind(Request(1, 1, 8 * GIB, shared=True), 200).message == (
         "At least 200 jobs go first (by priority, then by who has used least lately, then by age). It needs 1 GPU with 8 GiB free to share."
     )
