@@ -91,7 +91,7 @@ def holding(device: DeviceView, *, many: bool = False) -> str:
         case DeviceState.DRAINED:
             return f"{be} drained by {device.detail}" if device.detail else f"{be} drained"
         case DeviceState.UNKNOWN:
-            return device.detail or "cannot be read"
+            return device.detail.rstrip(".") or "cannot be read"  # It may end with what the driver says, a sentence of its own.
     if device.kept_for:
         return f"{be} {device.detail}"
     if not device.allocatable:

@@ -74,9 +74,10 @@ class Stack:
 
 
 @contextmanager
-def running_stack(url: str, root: Path, owner: User) -> Iterator[Stack]:
+def running_stack(url: str, root: Path, owner: User, **host: Any) -> Iterator[Stack]:
+    """`host`: what the agent is started with, as Host takes it."""
     HostRow.objects.create(name=HOST)
-    stack = Stack(Host(url, root), root, owner)
+    stack = Stack(Host(url, root, **host), root, owner)
     try:
         stack.start_control()
         stack.agent.start()
