@@ -61,11 +61,12 @@ class Agent:
         folder = attempts_folder(config)
         roster = Roster(folder)
         self._inventory = Inventory(backend, config)
-        self._sampler = Sampler(self._inventory, roster, step_s=config.heartbeat_s)
         self._rules = HostRules(self.link, config.host_home / "rules", self._inventory.set_rule)
         self._relay = Relay(self.link, lambda tail: self._recovery.handed_over(tail))
         claims = ClaimStore(self.link.client, config.host)
-        self._parts = Parts(self._inventory, claims, Reporter(self.link), self._relay, roster, self._send_beat)
+        reporter = Reporter(self.link)
+        self._parts = Parts(self._inventory, claims, reporter, self._relay, roster, self._send_beat)
+        self._sampler = Sampler(self._inventory, roster, reporter.send, step_s=config.heartbeat_s)
         self._hotswap = HotSwap(config, self.link.client, lock_folder=machine_lock_folder(), way=ways.choose(config.host_home))
         self._launcher = Launcher(
             config,

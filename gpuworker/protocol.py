@@ -3,9 +3,8 @@
 The only module of `gpuworker` that the control plane may lean on besides `gpuworker.settings`. Standard library only.
 
 Trust (docs/how-it-works.md, "Trust"): each host has a key of its own, derived from the cluster key by HMAC. Every message
-between the control plane and one host is sealed with that host's key and names its kind, its host and the protocol
-version, so that it cannot be altered, redirected or taken for something else. Specs and commands expire; reports never
-do, they are repeated until a sealed acknowledgement comes.
+between it and the control plane is sealed with that key and names kind, host and protocol version, so that it cannot be
+altered, redirected or taken for another. Specs and commands expire; reports are repeated until a sealed acknowledgement comes.
 
 Redis, all below `autotrainer:` (Celery's own keys carry the same prefix through `global_keyprefix`):
 
@@ -80,7 +79,7 @@ class BadEnvelope(ValueError):
 
 
 class OtherVersion(BadEnvelope):
-    """A message of a protocol version that this side does not read."""
+    """Of a protocol version that this side does not read."""
 
 
 class Kind(enum.StrEnum):
@@ -99,6 +98,7 @@ class Kind(enum.StrEnum):
     RULES = "rules"
     HELLO = "hello"
     WELCOME = "welcome"
+    MEASURED = "measured"
 
 
 def valid_host_name(name: str) -> bool:

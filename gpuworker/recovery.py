@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gpuworker import failpoints, protocol
+from gpuworker import failpoints, protocol, samples
 from gpuworker.attempts import AttemptDir, AttemptState, all_attempts
 from gpuworker.hotswap import told
 from gpuworker.protocol import Ack, AttemptReading, BadMessage, Ended, EndReason, Kind, Refused, Spec
@@ -88,6 +88,9 @@ class Recovery:
             return
         if ack.what == protocol.SAY_AGAIN:
             self._say_again(f"{ack.job}.{ack.attempt}.{ack.fence}")
+            return
+        if ack.what == Kind.MEASURED:
+            self._parts.reporter.acknowledged(f"{ack.job}.{ack.attempt}.{ack.fence}", ack.what)
             return
         if ack.what not in (Kind.STARTED, Kind.STUCK, Kind.ENDED, Kind.REFUSED):
             return
@@ -179,6 +182,8 @@ class Recovery:
             if one:
                 one.tail = tail
         self._runner.watcher.release(attempt.key)
+        if one and (told := samples.measured(one)):
+            self._parts.reporter.send(told)
         self._parts.reporter.send(report)
         failpoints.hit("adopt.end_told")
 

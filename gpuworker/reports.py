@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from gpuworker import protocol
+from gpuworker.measured import Measured
 from gpuworker.protocol import Ack, Ended, Kind, Refused, Started, Stuck
 
 if TYPE_CHECKING:
@@ -24,8 +25,14 @@ log = logging.getLogger(__name__)
 ACKS_BLOCK_MS = 4000  # below the connection's timeout
 AFTER_AN_ERROR_S = 1.0
 
-Report = Started | Stuck | Ended | Refused
-_KINDS: dict[type, Kind] = {Started: Kind.STARTED, Stuck: Kind.STUCK, Ended: Kind.ENDED, Refused: Kind.REFUSED}
+Report = Started | Stuck | Ended | Refused | Measured
+_KINDS: dict[type, Kind] = {
+    Started: Kind.STARTED,
+    Stuck: Kind.STUCK,
+    Ended: Kind.ENDED,
+    Refused: Kind.REFUSED,
+    Measured: Kind.MEASURED,
+}
 
 
 @dataclass(slots=True)

@@ -1,17 +1,19 @@
 """What each attempt uses of its devices: its peak memory, and a series for a chart that stays small however long it runs.
 
 One file for each attempt and device, `samples-<index>.json` in the attempt's directory. A series that is full is halved in
-resolution, so that it covers the whole attempt with at most MOST_POINTS. What could not be read is null, never 0.
+resolution, so that it covers the whole attempt with at most MOST_POINTS. What could not be read is null, never 0. The control
+plane is told of it now and then, and at the end.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from gpuworker.measured import MOST_POINTS, DeviceSeries, Measured
 from gpuworker.roster import below
 from gpuworker.shim import records
 
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 N = TypeVar("N", bound=float)
 
-MOST_POINTS = 1024
 WRITE_EVERY_S = 10.0
 """What an agent that is killed forgets at most."""
+TELL_EVERY_S = 20.0
 HIDDEN_MIB = 1024
 """Memory from which on somebody must hold it, though the driver shows nobody (another container)."""
 
@@ -63,11 +65,20 @@ class Series:
 class Sampler:
     """`turn` belongs to one thread. It looks at what the inventory has read anyway, and asks no device itself."""
 
-    def __init__(self, inventory: Inventory, roster: Roster, *, step_s: float, clock: Callable[[], float] = time.time) -> None:
-        self._inventory, self._roster = inventory, roster
+    def __init__(
+        self,
+        inventory: Inventory,
+        roster: Roster,
+        tell: Callable[[Measured], None],
+        *,
+        step_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._inventory, self._roster, self._tell = inventory, roster, tell
         self._step_s, self._clock = step_s, clock
         self._series: dict[str, tuple[Supervised, list[Series]]] = {}
         self._written_at: dict[str, float] = {}
+        self._told_at: dict[str, float] = {}
         self._seen_at = float("-inf")
 
     def turn(self) -> None:
@@ -81,13 +92,15 @@ class Sampler:
                 self._look_at(one, snapshot)
         for key in [key for key in self._series if key not in living]:
             self._write(key)
-            del self._series[key], self._written_at[key]
+            self._say(key)
+            del self._series[key], self._written_at[key], self._told_at[key]
 
     def _look_at(self, one: Supervised, snapshot: Snapshot) -> None:
         now = self._clock()
         if one.key not in self._series:
             self._series[one.key] = one, [_stored(one, d) or Series(d.uuid, now, self._step_s) for d in one.taken]
             self._written_at[one.key] = float("-inf")
+            self._told_at[one.key] = time.monotonic() - TELL_EVERY_S + self._step_s  # Soon, for whoever looks at its page.
         pids = below(one.shim_pid) if one.shared_mib else None
         for series in self._series[one.key][1]:
             device = snapshot.device(series.uuid)
@@ -96,6 +109,14 @@ class Sampler:
         one.peak_memory_mib = _most(self._series[one.key][1])
         if time.monotonic() - self._written_at[one.key] >= WRITE_EVERY_S:
             self._write(one.key)
+        if time.monotonic() - self._told_at[one.key] >= TELL_EVERY_S:
+            self._say(one.key)
+
+    def _say(self, key: str) -> None:
+        one, all_series = self._series[key]
+        self._told_at[key] = time.monotonic()
+        if told := _told(one, all_series):
+            self._tell(told)
 
     def _write(self, key: str) -> None:
         one, all_series = self._series[key]
@@ -118,6 +139,30 @@ def peak_of(one: Supervised) -> int | None:
     if one.tail and one.tail.oom.found:
         return _highest(seen, one.tail.oom.in_use_mib) or None
     return seen
+
+
+def measured(one: Supervised) -> Measured | None:
+    """What was written of an attempt that has ended while no agent was there; None where nothing was."""
+    all_series = [_stored(one, taken) for taken in one.taken]
+    return _told(one, [series for series in all_series if series]) if all(all_series) else None
+
+
+def _told(one: Supervised, all_series: Sequence[Series]) -> Measured | None:
+    """None where nothing was seen."""
+    told = tuple(
+        DeviceSeries(
+            uuid=series.uuid,
+            index=taken.index,
+            began_at=series.began_at,
+            step_s=series.step_s,
+            memory_mib=tuple(series.memory_mib),
+            utilization_pct=tuple(series.utilization_pct),
+        )
+        for taken, series in zip(one.taken, all_series, strict=True)
+        if series.memory_mib
+    )
+    spec = one.spec
+    return Measured(job=spec.job, attempt=spec.attempt, fence=spec.fence, series=told) if told else None
 
 
 def _held(device: DeviceReading, pids: Collection[int] | None) -> int | None:

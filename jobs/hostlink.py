@@ -22,6 +22,7 @@ from django.conf import settings
 from kombu.exceptions import OperationalError
 
 from gpuworker import protocol
+from gpuworker.measured import Measured
 from gpuworker.protocol import Ack, Beat, Kind, Spec, Stop
 from jobs import swaps
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from jobs.models import Attempt, Job
 
 log = logging.getLogger(__name__)
-Report = protocol.Started | protocol.Stuck | protocol.Ended | protocol.Refused
+Report = protocol.Started | protocol.Stuck | protocol.Ended | protocol.Refused | Measured
 ACKS_KEPT = 10_000
 CANARY_QUEUE = 200
 """A queue as long as this gets no more canaries."""
@@ -322,4 +323,5 @@ _REPORTS: dict[Kind, type[Report]] = {
     Kind.STUCK: protocol.Stuck,
     Kind.ENDED: protocol.Ended,
     Kind.REFUSED: protocol.Refused,
+    Kind.MEASURED: Measured,
 }

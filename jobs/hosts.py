@@ -18,6 +18,7 @@ from jobs.capacity import HostView
 from jobs.hostlink import Heard
 from jobs.models import Device, Host
 from jobs.progress import Progress
+from jobs.rings import Rings
 from jobs.states import DeviceState
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Watch:
         self._progress = Progress(writing=writing)
         self._canaries = Canaries()
         self._rules = rules.Sender()
+        self._rings = Rings()
         self.to_repair = False
         """After a look: a host is heard again, or runs what nobody knows, so that the reconciler should not wait."""
 
@@ -49,6 +51,7 @@ class Watch:
         for view in views:
             if view.name in rows:
                 self._record(rows[view.name], view, heard.get(view.name), now)
+        self._rings.note(heard, now_s=now.timestamp(), fresh_s=capacity.stale_after_s())
         self._progress.note((name, heard[name].beat) for name in heard if heard[name].age_s <= capacity.stale_after_s())
         self.to_repair = self._speaks_again(views) | self._crier.tell(views)
         self._rules.look(rows, {name: heard[name] for name in self._speaking})

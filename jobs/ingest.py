@@ -17,8 +17,9 @@ from django.db import DataError, transaction
 from django.utils import timezone
 
 from gpuworker import failpoints, protocol
+from gpuworker.measured import Measured
 from gpuworker.protocol import Ack, BadEnvelope, BadMessage, Ended, Kind, LogChunk, Refused, Started, Stuck
-from jobs import drains, hostlink, lifecycle, logs, suspects
+from jobs import drains, hostlink, lifecycle, logs, samples, suspects
 from jobs.models import Attempt, Host
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,9 @@ class Ingest:
         elif isinstance(report, Stuck):
             _take_stuck(host, report)
             what = Kind.STUCK
+        elif isinstance(report, Measured):
+            samples.store(host, report)
+            what = Kind.MEASURED
         else:
             self._take_end(host, dataclasses.replace(report, message=_text(report.message)))
             what = Kind.ENDED

@@ -229,3 +229,45 @@ def _properties(names: list[str]) -> dict[str, Any]:
 SUBMIT_SCHEMA = {"type": "object", "required": ["command"], "additionalProperties": False, "properties": _properties(list(FIELDS))}
 EDIT_SCHEMA = {"type": "object", "additionalProperties": False, "properties": _properties([n for n in FIELDS if n != "hold"])}
 NOTHING_SCHEMA = {"type": "object", "additionalProperties": False, "properties": {}}
+
+
+class SeriesBody(Body):
+    uuid = s.CharField()
+    index = s.IntegerField()
+    began_at = s.DateTimeField()
+    step_s = s.FloatField(help_text="Point i is the highest of what was seen from began_at + i * step_s on, for step_s.")
+    memory_mib = s.ListField(child=s.IntegerField(allow_null=True), help_text="Of the attempt's own processes; null: not seen.")
+    utilization_pct = s.ListField(child=s.FloatField(allow_null=True), help_text="Of the whole device; null: not seen.")
+
+
+class SamplesBody(Body):
+    attempt = s.IntegerField(allow_null=True)
+    open = s.BooleanField(help_text="It goes on, so that more will come.")
+    series = SeriesBody(many=True)
+
+
+class CurveBody(Body):
+    name = s.CharField()
+    every = s.IntegerField(help_text="How many readings make a point, which is their mean.")
+    points = s.ListField(child=s.FloatField(allow_null=True))
+    last = s.FloatField(allow_null=True)
+    min = s.FloatField(allow_null=True)
+    max = s.FloatField(allow_null=True)
+
+
+class CurvesBody(Body):
+    attempt = s.IntegerField(allow_null=True)
+    open = s.BooleanField(help_text="It goes on, so that more will come.")
+    complete = s.BooleanField(help_text="False: the log is long and was not read to its end yet; ask again.")
+    curves = CurveBody(many=True)
+
+
+class HourBody(Body):
+    uuid = s.CharField()
+    utilization_pct = s.ListField(child=s.FloatField(allow_null=True))
+    memory_used_mib = s.ListField(child=s.IntegerField(allow_null=True))
+
+
+class HistoryBody(Body):
+    step_s = s.IntegerField()
+    results = HourBody(many=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from jobs.api import auth_views, host_views, job_views, log_views, schema, stream
+from jobs.api import auth_views, host_views, job_views, log_views, measure_views, schema, stream
 
 _action = job_views.JobActionView.as_view
 _host = host_views.HostActionView.as_view
@@ -22,6 +22,8 @@ urlpatterns = [
     path("jobs/<int:id>/swaps/<int:number>/", job_views.JobSwapView.as_view()),
     path("jobs/<int:id>/log/", log_views.LogView.as_view()),
     path("jobs/<int:id>/log/stream/", stream.log_stream),
+    path("jobs/<int:id>/samples/", measure_views.SamplesView.as_view()),
+    path("jobs/<int:id>/curves/", measure_views.CurvesView.as_view()),
     path("hosts/", host_views.HostsView.as_view()),
     path("hosts/<str:name>/drain/", _host(action="drain")),
     path("hosts/<str:name>/resume/", _host(action="resume")),
@@ -30,6 +32,7 @@ urlpatterns = [
     path("hosts/<str:name>/ignore/", host_views.IgnoreView.as_view(ignored=True)),
     path("hosts/<str:name>/heed/", host_views.IgnoreView.as_view(ignored=False)),
     path("devices/", host_views.DevicesView.as_view()),
+    path("devices/history/", measure_views.HistoryView.as_view()),
     path("devices/<str:uuid>/drain/", _device(action="drain")),
     path("devices/<str:uuid>/resume/", _device(action="resume")),
     path("devices/<str:uuid>/keep/", host_views.KeepView.as_view()),

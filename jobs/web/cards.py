@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,12 @@ from jobs.web.words import gib
 if TYPE_CHECKING:
     from gpuworker.protocol import ProcessReading
     from jobs.capacity import DeviceView, HostView
+    from jobs.rings import Hour
 
 DENSE_FROM = 17
 """From this many devices on, cards are drawn small: 64 must fit into a look."""
 PROCESSES_SHOWN = 3
+SPARK_WIDTH, SPARK_HEIGHT = 118, 18
 HOLDERS_SHOWN = 3
 
 
@@ -43,6 +45,14 @@ class OnIt:
 
 
 @dataclass(frozen=True, slots=True)
+class Spark:
+    """The last hour as lines in a box of SPARK_WIDTH by SPARK_HEIGHT, parted where nobody looked, and in words."""
+
+    lines: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     device: DeviceView
     shares: Shares
@@ -53,6 +63,7 @@ class Card:
     holders: tuple[OnIt, ...]
     more_holders: int
     """How many more share it than are shown."""
+    spark: Spark | None = None
 
     @property
     def explains(self) -> bool:
@@ -84,14 +95,14 @@ class HostBlock:
         return sum(card.device.allocatable for card in self.cards)
 
 
-def blocks(hosts: list[HostView], started: Mapping[int, datetime]) -> list[HostBlock]:
-    """`started` says since when the jobs that hold devices run, by job number."""
-    return [_block(host, started) for host in hosts]
+def blocks(hosts: list[HostView], started: Mapping[int, datetime], hours: Mapping[str, Hour] | None = None) -> list[HostBlock]:
+    """`started` says since when the jobs that hold devices run, by job number; `hours` what devices did, by UUID."""
+    return [_block(host, started, hours or {}) for host in hosts]
 
 
-def _block(host: HostView, started: Mapping[int, datetime]) -> HostBlock:
+def _block(host: HostView, started: Mapping[int, datetime], hours: Mapping[str, Hour]) -> HostBlock:
     models = {device.name for device in host.devices}
-    cards = tuple(card(device, started) for device in host.devices)
+    cards = tuple(replace(card(device, started), spark=spark(hours.get(device.uuid))) for device in host.devices)
     return HostBlock(host, cards, models.pop() if len(models) == 1 else "")
 
 
@@ -100,6 +111,30 @@ def card(device: DeviceView, started: Mapping[int, datetime] | None = None) -> C
     holders = tuple(OnIt(h.job, h.job_name, h.owner, (started or {}).get(h.job)) for h in device.holders[:HOLDERS_SHOWN])
     more = len(device.holders[HOLDERS_SHOWN:])
     return Card(device, _shares(device), tuple(outside[:PROCESSES_SHOWN]), len(outside[PROCESSES_SHOWN:]), holders, more)
+
+
+def spark(hour: Hour | None) -> Spark | None:
+    """None where there is too little of it to be a line."""
+    percents = hour.utilization_pct if hour else []
+    known = [value for value in percents if value is not None]
+    if len(known) < 2:
+        return None
+    label = _("GPU use in the last hour: %(mean)d %% on average, %(most)d %% at most") % {
+        "mean": round(sum(known) / len(known)),
+        "most": round(max(known)),
+    }
+    return Spark(tuple(_lines(percents)), label)
+
+
+def _lines(percents: Sequence[float | None]) -> Iterator[str]:
+    step = SPARK_WIDTH / max(1, len(percents) - 1)
+    points: list[str] = []
+    for number, percent in enumerate([*percents, None]):
+        if percent is not None:
+            points.append(f"{number * step:.1f},{(SPARK_HEIGHT - 1) * (1 - percent / 100) + 0.5:.1f}")
+        elif points:
+            yield " ".join(points if len(points) > 1 else points * 2)
+            points = []
 
 
 def _shares(device: DeviceView) -> Shares:

@@ -118,3 +118,25 @@ def test_cancel_on_the_page_ends_every_process(signed_in: Page, product: Product
     assert [a["outcome"] for a in ended["attempts"]] == ["cancelled"]
     assert product.trainings(job["id"]) == []
     expect(signed_in.get_by_text("Cancelled").first).to_be_visible()
+
+
+def test_charts_show_what_a_training_uses_and_prints(signed_in: Page, product: Product) -> None:
+    gate = product.work / "charts-may-end"
+    prints = "for i in 1 2 3 4 5; do echo epoch $i train_loss: 0.$((9 - i)); done"
+    job = product.submit(f"{prints}; until test -e {gate}; do sleep 0.05; done", name="draws-charts")
+    product.wait(job["id"], "running")
+    wait_until(lambda: len(_samples(product, job["id"])) >= 2, 40, "its samples are told")
+    signed_in.goto(f"{product.url}/jobs/{job['id']}/")
+    charts = signed_in.locator("#charts")
+    expect(charts.get_by_text("GPU memory")).to_be_visible()
+    expect(charts.get_by_text("GPU utilisation")).to_be_visible()
+    expect(charts.get_by_text("train_loss")).to_be_visible()
+    expect(charts.get_by_text("last 0.4 · at least 0.4 · at most 0.8")).to_be_visible()
+    expect(charts.locator("canvas")).to_have_count(3)
+    gate.touch()
+    product.wait(job["id"])
+
+
+def _samples(product: Product, job: int) -> list[int | None]:
+    series = product.api("GET", f"jobs/{job}/samples/")["series"]
+    return series[0]["memory_mib"] if series else []

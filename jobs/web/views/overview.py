@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from jobs import access, line, progress
+from jobs import access, line, progress, rings
 from jobs.capacity import HostView, hosts_now
 from jobs.models import Attempt, Job
 from jobs.states import ACTIVE, TERMINAL, JobState, Line
@@ -80,7 +80,7 @@ def _context(request: UserRequest, now: datetime) -> dict[str, Any]:
     counts = _counts(now)
     return {
         "page": "overview",
-        "blocks": blocks(hosts, started),
+        "blocks": blocks(hosts, started, rings.hours([host.name for host in hosts], now_s=now.timestamp())),
         "dense": sum(len(host.devices) for host in hosts) >= DENSE_FROM,
         "summary": _summary(hosts, len(running), counts["queued"]),
         "running": running,

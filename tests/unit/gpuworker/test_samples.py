@@ -12,9 +12,10 @@ import pytest
 from gpuworker import protocol, samples
 from gpuworker.attempts import AttemptDir, TakenDevice
 from gpuworker.inventory import Inventory, Snapshot
+from gpuworker.measured import MOST_POINTS, Measured
 from gpuworker.protocol import DeviceReading, ProcessReading
 from gpuworker.roster import Roster, Supervised
-from gpuworker.samples import MOST_POINTS, Sampler, Series
+from gpuworker.samples import Sampler, Series
 from gpuworker.tail import Tail
 
 
@@ -44,6 +45,7 @@ class Bench:
     folder: Path
     shown: Shown = field(default_factory=Shown)
     clock: Clock = field(default_factory=Clock)
+    told: list[Measured] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.one = self.supervised("job-a", TakenDevice("G0", 0, "0"), TakenDevice("G1", 1, "1"))
@@ -54,7 +56,7 @@ class Bench:
         self.one.peak_memory_mib = None
         self.roster = Roster(self.folder)
         self.roster.enter(self.one)
-        self.sampler = Sampler(cast(Inventory, self.shown), self.roster, step_s=2.0, clock=self.clock)
+        self.sampler = Sampler(cast(Inventory, self.shown), self.roster, self.told.append, step_s=2.0, clock=self.clock)
 
     def supervised(self, job: str, *taken: TakenDevice, **changes: Any) -> Supervised:
         named = {"job": job, "number": 7, "name": "a job", "attempt": 1, "fence": 10, "expires_at": 0.0, "command": "true"}
@@ -213,3 +215,31 @@ def test_series_has_gaps_where_nobody_looked_and_bears_a_clock_that_jumps() -> N
     assert series.memory_mib == [1000, None, None, 1006]
     series.add(4e9, memory_mib=1, utilization_pct=1.0)
     assert len(series.memory_mib) <= MOST_POINTS
+
+
+# --- what the control plane is told -------------------------------------------------------------------------------------
+
+
+def test_control_plane_is_told_soon_now_and_then_and_at_the_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(samples.time, "monotonic", lambda: now)
+    monkeypatch.setattr(bench.one, "watched_since", -1.0)
+    for _ in range(30):
+        bench.turn(device(0, process(100)), device(1, process(7)))
+        now += 2
+    assert [len(told.series[0].memory_mib) for told in bench.told] == [2, 12, 22]
+    bench.roster.leave(bench.one.key)
+    bench.turn(device(0), device(1))
+    last = bench.told[-1]
+    assert (last.job, last.attempt, last.fence) == ("job-a", 1, 10)
+    assert [(s.uuid, s.index, s.memory_mib[-1], s.utilization_pct[-1]) for s in last.series] == [("G0", 0, 100, 50.0), ("G1", 1, 7, 50.0)]
+    assert len(last.series[0].memory_mib) == 30
+    assert len(bench.told) == 4
+
+
+def test_series_of_an_attempt_that_ended_unseen_are_those_on_disk(bench: Bench) -> None:
+    assert samples.measured(bench.one) is None
+    bench.turn(device(0, process(100)), device(1, process(7)))
+    told = samples.measured(bench.one)
+    assert told
+    assert [series.memory_mib for series in told.series] == [(100,), (7,)]
