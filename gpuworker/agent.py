@@ -17,6 +17,7 @@ from pathlib import Path
 import redis
 
 from gpuworker import disks, groups, protocol
+from gpuworker.answering import Answering
 from gpuworker.attempts import attempts_folder
 from gpuworker.canary import Ear, start_over
 from gpuworker.claims.store import LEFT_OVER_AFTER_S, ClaimStore
@@ -78,6 +79,7 @@ class Agent:
         self.runner = Runner(self._parts, self._launcher, folder)
         self._recovery = Recovery(config, self._parts, self.runner, publish)
         self._acks = AckReader(self.link, self._recovery.acknowledged)
+        self._answering = Answering(self.link, config)
         self.stops = Stops(config.host_home / "nonces", self.link, self.runner)
         self.ear = Ear(self.link, config.host_home / "started-over")
         self._stopped = threading.Event()
@@ -102,6 +104,7 @@ class Agent:
         self._claim_what_was_taken_over()
         self._joining = Joining(self.link, self._instance, AGENT_VERSION, self._refused)
         self._joining.start()
+        self._answering.start()
         for name, every_s, chore in (
             ("heartbeat", self.settings.heartbeat_s, self._heartbeat),
             ("repeat", REPEAT_EVERY_S, self._repeat),
@@ -129,6 +132,7 @@ class Agent:
         if self._joining:
             self._joining.stop()
         self._acks.stop()
+        self._answering.stop()
         self._relay.stop()
         self._inventory.stop()
         self._launcher.close()

@@ -40,6 +40,8 @@ from gpuworker.readings import AttemptReading as AttemptReading
 from gpuworker.readings import Beat as Beat
 from gpuworker.readings import DeviceReading as DeviceReading
 from gpuworker.readings import ProcessReading as ProcessReading
+from gpuworker.wishes import IgnoredProcess as IgnoredProcess
+from gpuworker.wishes import Rules as Rules
 
 PROTOCOL_VERSION = 1
 OLDEST_READABLE_VERSION = 1
@@ -79,7 +81,7 @@ class BadEnvelope(ValueError):
 
 
 class OtherVersion(BadEnvelope):
-    """Of a protocol version that this side does not read."""
+    """A message of a protocol version that this side does not read."""
 
 
 class Kind(enum.StrEnum):
@@ -99,6 +101,8 @@ class Kind(enum.StrEnum):
     HELLO = "hello"
     WELCOME = "welcome"
     MEASURED = "measured"
+    QUESTION = "question"
+    ANSWER = "answer"
 
 
 def valid_host_name(name: str) -> bool:
@@ -437,28 +441,6 @@ class Canary(Message):
 
     at: float
     expires_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IgnoredProcess(Message):
-    """One process of one boot of a host: a later one with its pid is another."""
-
-    boot_id: str
-    pid: int
-    start_ticks: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules(Message):
-    """What operators say about a host's foreign processes. None: as by default (gpuworker/devices/usage.py).
-
-    They do not expire: the one with the highest `serial` holds, so that an older one that is replayed changes nothing.
-    """
-
-    serial: int
-    memory_mib: int | None = None
-    idle_min: int | None = None
-    ignored: tuple[IgnoredProcess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,8 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
@@ -22,6 +24,7 @@ MOST_VARIABLES = 256
 LONGEST_VARIABLE = 64 * 1024  # bytes, name and value
 LONGEST_ENVIRONMENT = 512 * 1024  # bytes; the kernel's limit for arguments and environment together is 2 MiB
 MOST_PARENTS = 1000
+MOST_ADDRESSES, MOST_PATTERNS, LONGEST_PATTERN = 20, 50, 300
 MOST_HOSTS = 200
 LONGEST_REASON = 500
 LARGEST_ID = 2**63 - 1
@@ -202,6 +205,32 @@ def host_names(value: Any) -> list[str]:
     for each in value:
         if not valid_host_name(text(each)):
             raise ValueError(f"{each[:70]!r} is not a host name: letters, digits, '_', '.' and '-', at most 63.")
+    return list(dict.fromkeys(value))
+
+
+def mail_addresses(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise ValueError(f'Write a list of mail addresses, such as ["ada@example.org"]; this is {_kind(value)}.')
+    if len(value) > MOST_ADDRESSES:
+        raise ValueError(f"At most {MOST_ADDRESSES} addresses.")
+    for each in value:
+        try:
+            validate_email(text(each))
+        except ValidationError:
+            raise ValueError(f"{each[:70]!r} is not a mail address.") from None
+    return list(dict.fromkeys(value))
+
+
+def patterns(value: Any) -> list[str]:
+    """Of files beneath the working directory."""
+    if not isinstance(value, list):
+        raise ValueError(f'Write a list of patterns, such as ["result_*.png"]; this is {_kind(value)}.')
+    if len(value) > MOST_PATTERNS:
+        raise ValueError(f"At most {MOST_PATTERNS} patterns.")
+    for each in value:
+        parts = text(each).split("/")
+        if not all(parts) or ".." in parts or "." in parts or len(each) > LONGEST_PATTERN:
+            raise ValueError(f"{each[:70]!r} is no pattern of files in the working directory, such as result_*.png or plots/**/*.png.")
     return list(dict.fromkeys(value))
 
 

@@ -67,8 +67,12 @@ FIELDS: dict[str, Field] = {
     "hosts": Field(fields.host_names, _list({"type": "string"}), "Allowed hosts; empty: all."),
     "env": Field(fields.variables, {"type": "object", "additionalProperties": {"type": "string"}}, "Variables for the command."),
     "swaps": Field(swaps.reader(settings.BASE_DIR), swaps.SCHEMA, "Files that this job sees in the place of others."),
-    "artifacts": Field(fields.not_yet([], "collect artifacts"), _list({"type": "string"}), "Not in this version."),
-    "notify": Field(fields.not_yet([], "send mail"), _list({"type": "string"}), "Not in this version."),
+    "artifacts": Field(
+        fields.patterns,
+        _list({"type": "string"}),
+        "Files it leaves, such as result_*.png, relative to the working directory: shown and mailed.",
+    ),
+    "notify": Field(fields.mail_addresses, _list({"type": "string"}), "Mail addresses that are told how it ended."),
     "on_host_loss": Field(_on_host_loss, {"type": "string", "enum": ["wait"], "default": "wait"}, "requeue: not in this version."),
     "environment": Field(
         fields.optional_directory(settings.BASE_DIR), {"type": "string"}, "A venv or conda prefix on the host; its bin comes first."

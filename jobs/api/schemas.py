@@ -271,3 +271,16 @@ class HourBody(Body):
 class HistoryBody(Body):
     step_s = s.IntegerField()
     results = HourBody(many=True)
+
+
+class ArtifactBody(Body):
+    name = s.CharField(help_text="Relative to the working directory.")
+    size = s.IntegerField()
+    modified_at = s.DateTimeField()
+    picture = s.BooleanField(help_text="By its name; `size` shows it.")
+
+
+class ArtifactsBody(Body):
+    attempt = s.IntegerField(allow_null=True)
+    error = s.CharField(help_text="Why nothing can be told now; empty: all is well.")
+    results = ArtifactBody(many=True)

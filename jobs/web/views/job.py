@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from jobs import access, actions, logs, retention
+from jobs import access, actions, artifacts, logs, retention
 from jobs.capacity import hosts_now
 from jobs.dispatch import queue_positions
 from jobs.fields import LARGEST_ID
@@ -103,11 +103,19 @@ def _context(request: UserRequest, job: Job) -> dict[str, Any]:
         "removed": retention.removed(chosen) if may_see else "",
         "log_size": logs.size(job.pk, chosen.number) if chosen and may_see else 0,
         "swaps": swaps_of(job, chosen) if may_see else [],
+        "left": _left(job, chosen) if may_see else None,
         "events": list(job.events.defer("data").order_by("id")) if may_see else [],
         "parents": list(job.after.order_by("id")),
         "dependents": list(job.dependents.order_by("id")[:20]),
         "retries_left": max(0, job.max_retries - job.retries_spent),
     }
+
+
+def _left(job: Job, attempt: Attempt | None) -> artifacts.Left | None:
+    """What an attempt left; of one that runs nobody asks its host with each look at the page."""
+    if not job.artifacts or attempt is None or not attempt.outcome:
+        return None
+    return artifacts.left_by(job, attempt, wait_s=0.5)
 
 
 def _chosen(request: UserRequest, attempts: Sequence[Attempt]) -> Attempt | None:
