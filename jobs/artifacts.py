@@ -90,7 +90,7 @@ def content(job: Job, attempt: Attempt, name: str) -> bytes:
 
 def collect(job: Job, attempt: Attempt) -> Left:
     """Fetch what an ended attempt left and keep it; small files first, until there is enough."""
-    left = left_by(job, attempt, wait_s=10.0)
+    left = left_by(job, attempt, wait_s=5.0)
     if left.error or _kept_list(attempt) is not None:
         return left
     room = LARGEST_COLLECTED_BYTES
@@ -117,7 +117,7 @@ def to_collect(now: datetime) -> Iterator[Attempt]:
 def pictures(job: Job, attempt: Attempt, *, most: int) -> list[tuple[str, bytes]]:
     """The first pictures that an attempt left, as PNG or JPEG of a modest size: (name, data)."""
     found: list[tuple[str, bytes]] = []
-    for file in left_by(job, attempt, wait_s=10.0).files:
+    for file in left_by(job, attempt).files:
         if len(found) >= most:
             break
         if file.is_picture:

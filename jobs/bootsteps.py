@@ -14,11 +14,12 @@ from django.conf import settings
 from django.db import DatabaseError, connections
 from django.utils import timezone
 
-from jobs import dispatch, hostlink, lifecycle, line, retention, shares
+from jobs import artifacts, dispatch, hostlink, lifecycle, line, retention, shares
 from jobs.explanation import Explanation, Told
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.leader import Deposed, Leadership
+from jobs.notifications.sending import Postman
 from jobs.reconcile import EVERY_S as RECONCILE_EVERY_S
 from jobs.reconcile import OldNews, Reconciler
 
@@ -34,6 +35,7 @@ EXPLAIN_SHARE = 0.05
 """Of the scheduler's time, what telling why may take: with a long queue it happens less often."""
 LONGEST_PAUSE_S = 5.0
 SAY_EVERY_S = 60.0
+COLLECT_AGAIN_S = 30.0
 PRUNE_AFTER_S, PRUNE_EVERY_S = 60.0, 24 * 3600.0
 """After the start there is more urgent work."""
 SWITCH_S = 0.001
@@ -199,6 +201,31 @@ class IngestLoop(Loop):
         self.stopping.wait(LOOK_EVERY_S)
 
 
+class PostLoop(Loop):
+    """Sends what the outbox holds and collects what trainings leave, where this process leads. What it waits for holds up nobody."""
+
+    def __init__(self, leadership: Leadership) -> None:
+        super().__init__("post")
+        self._leadership = leadership
+        self._postman = Postman(writing=leadership.writing)
+        self._collect_at: dict[str, float] = {}
+        """By host: not before. One that did not answer is not asked for each of its attempts."""
+
+    def turn(self) -> None:
+        if self._leadership.held:
+            while self._postman.turn() and not self.stopping.is_set():
+                pass
+            self._collect()
+        self.stopping.wait(LOOK_EVERY_S)
+
+    def _collect(self) -> None:
+        for attempt in artifacts.to_collect(timezone.now()):
+            if self.stopping.is_set():
+                return
+            if time.monotonic() >= self._collect_at.get(attempt.host, 0.0) and artifacts.collect(attempt.job, attempt).error:
+                self._collect_at[attempt.host] = time.monotonic() + COLLECT_AGAIN_S
+
+
 class Janitor(Loop):
     """Once a day, where this process leads, throws away what is older than it has to be kept."""
 
@@ -230,7 +257,7 @@ class ControlThreads(bootsteps.StartStopStep):  # type: ignore[misc]
         scheduler = Scheduler(self._leadership)
         lifecycle.on_wake.append(scheduler.knocked)
         self._loops = [Keeper(self._leadership, scheduler), scheduler, IngestLoop(self._leadership, scheduler)]
-        self._loops.append(Janitor(self._leadership))
+        self._loops += [PostLoop(self._leadership), Janitor(self._leadership)]
         for loop in self._loops:
             loop.start()
 

@@ -19,6 +19,7 @@ from gpuworker import failpoints, protocol
 from gpuworker.protocol import Ended, Refused, Started
 from jobs import capacity, hostlink, line, settlement, swaps
 from jobs.models import Attempt, Dispatch, Job, JobEvent, User
+from jobs.notifications import outbox
 from jobs.scheduling.shortage import Shortage, shortage
 from jobs.settlement import moment
 from jobs.states import ACTIVE, WAITING, JobState, Line, WaitReason, may_follow
@@ -455,7 +456,8 @@ def _end(job_id: int, old: Iterable[JobState], new: JobState, message: str, *, a
 def _event(
     job_id: int, kind: str, message: str, *, actor: User | None = None, attempt: int | None = None, data: dict[str, Any] | None = None
 ) -> None:
-    JobEvent.objects.create(job_id=job_id, type=kind, at=timezone.now(), actor=actor, attempt=attempt, message=message, data=data or {})
+    told = {"actor": actor, "attempt": attempt, "message": message, "data": data or {}}
+    outbox.note(JobEvent.objects.create(job_id=job_id, type=kind, at=timezone.now(), **told))
 
 
 def open_attempt(job_uid: str, number: int, fence: int, host: str) -> Attempt | None:

@@ -284,3 +284,16 @@ class ArtifactsBody(Body):
     attempt = s.IntegerField(allow_null=True)
     error = s.CharField(help_text="Why nothing can be told now; empty: all is well.")
     results = ArtifactBody(many=True)
+
+
+class NotificationBody(Body):
+    id = s.IntegerField()
+    occasion = s.CharField()
+    channel = s.CharField()
+    recipient = s.CharField()
+    state = s.ChoiceField(choices=["pending", "sending", "sent", "dead"])
+    tries = s.IntegerField()
+    error = s.CharField(help_text="Why the last try failed.")
+    created_at = s.DateTimeField()
+    next_at = s.DateTimeField(allow_null=True)
+    sent_at = s.DateTimeField(allow_null=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from jobs.api import artifact_views, auth_views, host_views, job_views, log_views, measure_views, schema, stream
+from jobs.api import artifact_views, auth_views, host_views, job_views, log_views, measure_views, notification_views, schema, stream
 
 _action = job_views.JobActionView.as_view
 _host = host_views.HostActionView.as_view
@@ -26,6 +26,7 @@ urlpatterns = [
     path("jobs/<int:id>/curves/", measure_views.CurvesView.as_view()),
     path("jobs/<int:id>/artifacts/", artifact_views.ArtifactsView.as_view()),
     path("jobs/<int:id>/artifacts/file/", artifact_views.ArtifactView.as_view()),
+    path("jobs/<int:id>/notifications/", notification_views.NotificationsView.as_view()),
     path("hosts/", host_views.HostsView.as_view()),
     path("hosts/<str:name>/drain/", _host(action="drain")),
     path("hosts/<str:name>/resume/", _host(action="resume")),

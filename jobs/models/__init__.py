@@ -6,6 +6,7 @@ from jobs.models.content import Content
 from jobs.models.host import Device, Host
 from jobs.models.job import Attempt, Dispatch, IdempotencyKey, Job, JobEvent
 from jobs.models.leader import Leader
+from jobs.models.notification import Notification
 from jobs.models.share import Share
 from jobs.models.signin import OneTimeLink
 from jobs.models.user import User
@@ -20,6 +21,7 @@ __all__ = [
     "Job",
     "JobEvent",
     "Leader",
+    "Notification",
     "OneTimeLink",
     "Share",
     "User",

@@ -1,0 +1,186 @@
+"""Makes the letter about how a job went: a sentence, the facts, what the log says last, the log, the pictures."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from django.conf import settings
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from jobs import artifacts
+from jobs.models import Attempt, Job, JobEvent
+from jobs.notifications.excerpt import Excerpt, excerpt, packed
+from jobs.notifications.letter import Attachment, Letter
+from jobs.notifications.occasions import Occasion
+from jobs.web.verdict import verdict
+from jobs.web.words import duration, gib, place
+
+MOST_PICTURES = 5
+LONGEST_NAME = 120
+DIGEST_ROWS = 50
+
+
+def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Letter:
+    """In the language that is active."""
+    job = event.job
+    sentence, advice = _sentence(occasion, event)
+    shown = excerpt(attempt) if attempt else Excerpt((), None, "")
+    attachments, cut = _attachments(job, attempt)
+    pictures = [one for one in attachments if one.inline_id]
+    context = {
+        "job": job,
+        "title": f"#{job.pk} {one_line(job.name)}",
+        "sentence": sentence,
+        "advice": advice,
+        "tone": "good" if occasion is Occasion.COMPLETED else "bad",
+        "facts": _facts(job, attempt),
+        "excerpt": shown,
+        "highlight": _highlight(shown),
+        "pictures": pictures,
+        "cut": cut,
+        "url": job_url(job),
+        "bar": "─" * 60,
+    }
+    return Letter(
+        subject=subject(occasion, job, attempt),
+        text=render_to_string("jobs/mail/letter.txt", context),
+        html=render_to_string("jobs/mail/letter.html", context),
+        markdown=_markdown(context),
+        attachments=tuple(attachments),
+    )
+
+
+def _sentence(occasion: Occasion, event: JobEvent) -> tuple[str, str]:
+    """What happened, and advice. A job that has ended is told as on its page; one that goes on by what its event says."""
+    if occasion in (Occasion.HOST_LOST, Occasion.HELD):
+        return one_line(event.message, most=1000), ""
+    attempts = list(event.job.attempts.order_by("number"))
+    said = verdict(event.job, attempts, position=None, silent="", private=False, now=timezone.now())
+    return one_line(f"{said.word}{said.goes_on}", most=1000), said.next
+
+
+def digest(failed: Sequence[tuple[Occasion, Job, Attempt | None]], *, ended: int) -> Letter:
+    """Many failures as one: `37 of 40 failed: KeyError 'lr'`."""
+    heads = [_headline(occasion, attempt) for occasion, _job, attempt in failed]
+    most = max(set(heads), key=heads.count)
+    rows = [
+        {"job": job, "name": one_line(job.name), "url": job_url(job), "how": head}
+        for (_occasion, job, _attempt), head in zip(failed[:DIGEST_ROWS], heads, strict=False)
+    ]
+    count = len(failed)
+    said = ngettext("%(count)d of %(ended)d job failed", "%(count)d of %(ended)d jobs failed", ended) % {"count": count, "ended": ended}
+    title = f"{said}: {one_line(most)}"
+    context = {"title": title, "rows": rows, "more": count - len(rows), "url": settings.AUTOTRAINER.url.rstrip("/") + "/jobs/"}
+    text = render_to_string("jobs/mail/digest.txt", context)
+    return Letter(
+        subject=f"[AutoTrainer] {title}"[:200], text=text, html=render_to_string("jobs/mail/digest.html", context), markdown=fenced(text)
+    )
+
+
+def _headline(occasion: Occasion, attempt: Attempt | None) -> str:
+    traceback = excerpt(attempt).traceback if attempt else None
+    return traceback.headline if traceback else _words(occasion)
+
+
+def subject(occasion: Occasion, job: Job, attempt: Attempt | None) -> str:
+    """`[AutoTrainer] FAILED #42 name (OOM, attempt 2/3)`."""
+    notes = [_("OOM")] if occasion is Occasion.OOM else []
+    if attempt and (job.max_retries or attempt.number > 1):
+        notes.append(_("attempt %(number)d/%(all)d") % {"number": attempt.number, "all": max(job.max_retries + 1, attempt.number)})
+    behind = f" ({', '.join(notes)})" if notes else ""
+    return f"[AutoTrainer] {_words(occasion)} #{job.pk} {one_line(job.name)}{behind}"
+
+
+def _words(occasion: Occasion) -> str:
+    return {
+        Occasion.COMPLETED: _("COMPLETED"),
+        Occasion.FAILED: _("FAILED"),
+        Occasion.OOM: _("FAILED"),
+        Occasion.TIMED_OUT: _("TIME LIMIT"),
+        Occasion.HOST_LOST: _("HOST LOST"),
+        Occasion.CANCELLED: _("CANCELLED"),
+        Occasion.HELD: _("HELD"),
+    }[occasion]
+
+
+def one_line(text: str, most: int = LONGEST_NAME) -> str:
+    """What people wrote, as it may stand in a header: no line break, control or direction mark, and not without end."""
+    plain = "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else " " for c in text)
+    short = " ".join(plain.split())
+    return short if len(short) <= most else short[: most - 1] + "…"
+
+
+def job_url(job: Job) -> str:
+    return f"{settings.AUTOTRAINER.url.rstrip('/')}/jobs/{job.pk}/"
+
+
+def _facts(job: Job, attempt: Attempt | None) -> list[tuple[str, str]]:
+    rows: list[tuple[Any, str]] = [(_("Owner"), job.owner.get_username()), (_("Command"), one_line(job.command))]
+    if attempt:
+        rows += [
+            (_("Ran on"), place(attempt.host, attempt.devices)),
+            (_("Started"), _clock(attempt.started_at)),
+            (_("Ended"), _clock(attempt.ended_at)),
+            (_("Ran for"), _ran(attempt)),
+            (_("Peak GPU memory"), "" if attempt.peak_memory_mib is None else f"{gib(attempt.peak_memory_mib)} GiB"),
+            (_("Exit code"), "" if attempt.exit_code is None else str(attempt.exit_code)),
+            (_("Signal"), "" if attempt.signal is None else str(attempt.signal)),
+        ]
+    return [(str(name), value) for name, value in rows if value]
+
+
+def _clock(at: Any) -> str:
+    return f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S %Z}" if at else ""
+
+
+def _ran(attempt: Attempt) -> str:
+    if not (attempt.started_at and attempt.ended_at):
+        return ""
+    return str(duration((attempt.ended_at - attempt.started_at).total_seconds()))
+
+
+def _highlight(shown: Excerpt) -> tuple[str, ...]:
+    """What to read first: the traceback, else the line about memory."""
+    if shown.traceback:
+        return tuple(line[:400] for line in shown.traceback.lines[-30:])
+    return (shown.oom,) if shown.oom else ()
+
+
+def _attachments(job: Job, attempt: Attempt | None) -> tuple[list[Attachment], str]:
+    """The log and the pictures; and what was left out of the log."""
+    if attempt is None or attempt.started_at is None:
+        return [], ""
+    log, cut = packed(attempt)
+    found = [Attachment(f"job-{job.pk}-attempt-{attempt.number}.log.gz", "application/gzip", log)]
+    for number, (name, data) in enumerate(artifacts.pictures(job, attempt, most=MOST_PICTURES), 1):
+        kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+        stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in PurePosixPath(name).stem)[:40]
+        found.append(Attachment(f"{stem or 'picture'}-{number}.{kind}", f"image/{kind}", data, inline_id=f"picture-{number}@autotrainer"))
+    return found, cut
+
+
+def _markdown(context: dict[str, Any]) -> str:
+    """For those who render Markdown, with or without escaping: what a program printed stands in a fence."""
+    rows = [f"- **{name}**: `{value.replace('`', chr(39))}`" for name, value in context["facts"]]
+    parts = [fenced(context["sentence"]), "\n".join(rows)]
+    if context["highlight"]:
+        parts.append(fenced("\n".join(context["highlight"])))
+    if context["excerpt"].lines:
+        parts.append(fenced("\n".join(context["excerpt"].lines)))
+    return "\n\n".join([*parts, context["url"]])
+
+
+def fenced(text: str) -> str:
+    """In a code fence that nothing in the text can end."""
+    longest, run = 2, 0
+    for char in text:
+        run = run + 1 if char == "`" else 0
+        longest = max(longest, run)
+    fence = "`" * (longest + 1)
+    return f"{fence}\n{text}\n{fence}"

@@ -1,0 +1,53 @@
+"""What people are told of, by the events that tell it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from jobs.models import Attempt, Job, JobEvent
+from jobs.states import JobState, Outcome, WaitReason
+
+
+class Occasion(StrEnum):
+    COMPLETED = "completed"
+    FAILED = "failed"
+    OOM = "oom"
+    TIMED_OUT = "timed_out"
+    HOST_LOST = "host_lost"
+    CANCELLED = "cancelled"
+    HELD = "held"
+
+
+FAILURES = frozenset({Occasion.FAILED, Occasion.OOM, Occasion.TIMED_OUT})
+"""Where many come at once they are told as one."""
+TYPES = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, "requeued", "held"})
+"""Types of events that may be an occasion."""
+
+
+def occasion_of(event: JobEvent, job: Job) -> Occasion | None:
+    """None where nobody needs to be told: what somebody did to his own job he knows."""
+    attempt = job.attempts.filter(number=event.attempt).first() if event.attempt else None
+    match event.type:
+        case JobState.COMPLETED:
+            return Occasion.COMPLETED
+        case JobState.FAILED:
+            return _failure(job, attempt)
+        case JobState.CANCELLED:
+            return Occasion.CANCELLED if _by_somebody_else(job) else None
+        case "requeued" if attempt and attempt.outcome == Outcome.HOST_LOST:
+            return Occasion.HOST_LOST
+        case "held" if job.wait_code == WaitReason.HELD and event.actor_id is None and event.attempt:
+            return Occasion.HELD
+    return None
+
+
+def _failure(job: Job, attempt: Attempt | None) -> Occasion:
+    if attempt and attempt.outcome == Outcome.TIMED_OUT:
+        return Occasion.TIMED_OUT
+    return Occasion.OOM if job.oom_detected else Occasion.FAILED
+
+
+def _by_somebody_else(job: Job) -> bool:
+    """Another person, or the job that it waited for."""
+    asked = job.events.filter(type__in=("stopping", JobState.CANCELLED)).order_by("id").first()
+    return asked is None or asked.actor_id != job.owner_id

@@ -1,0 +1,177 @@
+"""Sends what the outbox holds. One row at a time, each claimed first, so that two control workers never send the same one.
+
+A row is sent once, or is visibly still being tried: what failed is tried again later and later, for a week, then it is dead
+until somebody sends it again. Only where this process dies between the server's yes and our commit may a letter go out twice,
+with the same Message-ID.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone, translation
+
+from jobs import artifacts, logs
+from jobs.models import Attempt, Job, Notification
+from jobs.notifications import channels, compose
+from jobs.notifications.letter import Letter, NotSent
+from jobs.notifications.occasions import FAILURES, Occasion
+from jobs.states import TERMINAL
+
+log = logging.getLogger(__name__)
+
+LEASE = timedelta(minutes=15)
+"""Longer than a send can take; whoever is killed meanwhile is replaced after it."""
+GIVE_UP_AFTER = timedelta(days=7)
+FIRST_DELAY_S, LONGEST_DELAY_S = 5.0, 6 * 3600.0
+LOG_PATIENCE = timedelta(seconds=60)
+"""How long a letter waits for the rest of its log, which comes a little after the end of its job."""
+FOLD = timedelta(minutes=10)
+"""The first failure is told at once; those of the next ten minutes to the same person as one."""
+
+Writing = Callable[[], AbstractContextManager[None]]
+
+
+class Postman:
+    """`turn` sends what is due, one letter; whether there may be more."""
+
+    def __init__(self, *, writing: Writing = transaction.atomic) -> None:
+        self._writing = writing
+
+    def turn(self, now: datetime | None = None) -> bool:
+        now = now or timezone.now()
+        row = self._claimed(now)
+        if row is None:
+            return False
+        attempt = row.job.attempts.filter(number=row.event.attempt).first() if row.event.attempt else None
+        if _log_is_coming(attempt, now):
+            self._put_off(row, now + timedelta(seconds=1))
+            return True
+        if later := _to_fold(row, now):
+            self._put_off(row, later)
+            return True
+        self._send(row, attempt, now)
+        return True
+
+    def _claimed(self, now: datetime) -> Notification | None:
+        due = Q(state=Notification.PENDING, next_at__lte=now) | Q(state=Notification.SENDING, lease_until__lt=now)
+        row = Notification.objects.filter(due).order_by("next_at", "id").first()
+        if row is None:
+            return None
+        mine = Notification.objects.filter(due, pk=row.pk, state=row.state, tries=row.tries)
+        with self._writing():
+            if mine.update(state=Notification.SENDING, lease_until=now + LEASE, tries=row.tries + 1) != 1:
+                return None
+        return Notification.objects.select_related("event", "event__job", "event__job__owner", "job", "job__owner").get(pk=row.pk)
+
+    def _put_off(self, row: Notification, until: datetime) -> None:
+        with self._writing():
+            Notification.objects.filter(pk=row.pk).update(state=Notification.PENDING, next_at=until, lease_until=None, tries=row.tries - 1)
+
+    def _send(self, row: Notification, attempt: Attempt | None, now: datetime) -> None:
+        rows = _folded(row, now)
+        try:
+            channel = channels.BY_NAME.get(row.channel)
+            if channel is None or not channel.configured():
+                raise NotSent("This way of sending is not set up any more.")
+            message_id = message_id_of(row)
+            channel.send(_letter(rows, attempt), row.recipient, message_id=message_id, thread_id=thread_id_of(row.job))
+        except NotSent as exc:
+            self._failed(row, str(exc), now, for_good=exc.for_good)
+        except Exception as exc:  # A letter that cannot be made must not keep the others.
+            log.exception("notification %d", row.pk, extra={"action": "notification_failed", "job_id": row.job_id})
+            self._failed(row, f"The letter could not be made: {type(exc).__name__}: {exc}"[:1000], now)
+        else:
+            with self._writing():
+                sent = {"state": Notification.SENT, "sent_at": timezone.now(), "message_id": message_id, "error": "", "lease_until": None}
+                Notification.objects.filter(pk__in=[one.pk for one in rows]).update(**sent)
+            log.info("told %s of job %d", row.recipient, row.job_id, extra={"action": "notification_sent", "job_id": row.job_id})
+
+    def _failed(self, row: Notification, why: str, now: datetime, *, for_good: bool = False) -> None:
+        dead = for_good or now - row.created_at > GIVE_UP_AFTER
+        delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (row.tries - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 - to spread
+        with self._writing():
+            Notification.objects.filter(pk=row.pk).update(
+                state=Notification.DEAD if dead else Notification.PENDING,
+                error=why,
+                next_at=now + timedelta(seconds=delay_s),
+                lease_until=None,
+            )
+        log.warning("%s", why, extra={"action": "notification_failed", "job_id": row.job_id})
+
+
+def send_again(row: Notification) -> bool:
+    """Try a dead letter anew, for another week; False where it is not dead."""
+    now = timezone.now()
+    anew = {"state": Notification.PENDING, "next_at": now, "created_at": now, "tries": 0}
+    return Notification.objects.filter(pk=row.pk, state=Notification.DEAD).update(**anew) == 1
+
+
+def _letter(rows: list[Notification], attempt: Attempt | None) -> Letter:
+    row = rows[0]
+    with translation.override(settings.LANGUAGE_CODE):
+        if len(rows) == 1:
+            if row.job.artifacts and attempt and attempt.started_at:
+                artifacts.collect(row.job, attempt)
+            return compose.compose(Occasion(row.occasion), row.event, attempt)
+        told = [(Occasion(one.occasion), one.job, one.job.attempts.order_by("number").last()) for one in rows]
+        since = min(one.job.ended_at or one.event.at for one in rows)
+        ended = Job.objects.filter(owner=row.job.owner, state__in=TERMINAL, ended_at__gte=since).count()
+        return compose.digest(told, ended=max(ended, len(rows)))
+
+
+# --- storms -------------------------------------------------------------------------------------------------------------
+
+
+def _failures(row: Notification) -> Q:
+    return Q(channel=row.channel, recipient=row.recipient, occasion__in=FAILURES)
+
+
+def _to_fold(row: Notification, now: datetime) -> datetime | None:
+    """Until when a failure waits, since its recipient has been told of one just now; None where it does not."""
+    if row.occasion not in FAILURES:
+        return None
+    last = Notification.objects.filter(_failures(row), state=Notification.SENT, sent_at__gt=now - FOLD).order_by("-sent_at").first()
+    return last.sent_at + FOLD if last and last.sent_at else None
+
+
+def _folded(row: Notification, now: datetime) -> list[Notification]:
+    """All failures that wait for this recipient, this one first: they go as one letter."""
+    if row.occasion not in FAILURES:
+        return [row]
+    others = Notification.objects.filter(_failures(row), state=Notification.PENDING, next_at__lte=now).exclude(pk=row.pk)
+    return [row, *others.select_related("event", "job", "job__owner").order_by("id")]
+
+
+# --- names --------------------------------------------------------------------------------------------------------------
+
+
+def message_id_of(row: Notification) -> str:
+    """The same however often it is sent."""
+    what = hashlib.sha256(f"{row.channel}\n{row.recipient}".encode()).hexdigest()[:16]
+    return f"<{row.job.uid}.{row.event_id}.{what}@{_domain()}>"
+
+
+def thread_id_of(job: Job) -> str:
+    """All letters about a job are one thread."""
+    return f"<{job.uid}@{_domain()}>"
+
+
+def _domain() -> str:
+    name = urlsplit(settings.AUTOTRAINER.url).hostname or "localhost"
+    return name if "." in name else f"{name}.autotrainer.invalid"
+
+
+def _log_is_coming(attempt: Attempt | None, now: datetime) -> bool:
+    if attempt is None or attempt.ended_at is None or attempt.log_removed_at or now - attempt.ended_at > LOG_PATIENCE:
+        return False
+    return logs.size(attempt.job_id, attempt.number) < attempt.log_bytes
