@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import email
 import email.policy
 import json
@@ -9,7 +11,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,9 +59,8 @@ class Mailbox:
         if fault == "cut":
             server.transport.abort()
         if fault == "hang":
-            import asyncio
-
-            await asyncio.sleep(3)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), 3)
         return fault if fault[:1].isdigit() else "250 OK"
 
 
@@ -143,7 +143,7 @@ def eminder() -> Iterator[Eminder]:
             if service.faults:
                 status, text = service.faults.pop(0)
                 if status == 0:
-                    time.sleep(2)
+                    threading.Event().wait(2)
                     return
                 self._say(status, text.encode())
                 return
