@@ -6,6 +6,7 @@ from django.contrib.auth.views import LogoutView
 from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
+from django.views.i18n import set_language
 
 from jobs.web.views import account, job, joblist, overview, submit
 
@@ -22,6 +23,7 @@ urlpatterns = [
     path("live/", overview.overview_live, name="overview-live"),
     path("signin/", account.sign_in, name="signin"),
     path("signin/<str:token>/", account.sign_in_by_link, name="signin-link"),
+    path("language/", set_language, name="set_language"),
     path("signout/", LogoutView.as_view(), name="signout"),
     path("jobs/", joblist.job_list, name="jobs"),
     path("jobs/live/", joblist.job_list_live, name="jobs-live"),

@@ -29,7 +29,7 @@ class Verdict:
     @property
     def goes_on(self) -> str:
         """`said` as it follows the word: with a space, or its punctuation right behind it."""
-        return self.said if self.said[:1] in ".,:" else f" {self.said}"
+        return self.said if self.said[:1] in ".,:。，：" else f" {self.said}"
 
 
 def verdict(job: Job, attempts: Sequence[Attempt], *, position: int | None, silent: str, private: bool, now: datetime) -> Verdict:

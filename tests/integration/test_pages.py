@@ -638,3 +638,30 @@ def test_submit_is_refused_when_another_page_sends_it(ann: User) -> None:
     client.force_login(ann)
     assert client.post("/jobs/new/", FORM).status_code == 403
     assert not Job.objects.exists()
+
+
+# --- languages ----------------------------------------------------------------------------------------------------------
+
+
+def test_page_speaks_the_browsers_language_until_somebody_chooses(client: Client, ann: User) -> None:
+    client.force_login(ann)
+    chinese = {"HTTP_ACCEPT_LANGUAGE": "zh-CN,zh;q=0.9,en;q=0.5"}
+    page = client.get("/", **chinese).content.decode()
+    assert 'lang="zh-hans"' in page
+    assert "总览" in page
+    assert "Overview" not in page
+    assert client.post("/language/", {"language": "en", "next": "/jobs/"}, **chinese).headers["Location"] == "/jobs/"
+    page = client.get("/", **chinese).content.decode()
+    assert "Overview" in page
+    assert client.post("/language/", {"language": "zh-hans", "next": "https://elsewhere.example/"}).headers["Location"] == "/"
+    assert "总览" in client.get("/").content.decode()
+
+
+def test_ended_job_is_told_in_chinese(client: Client, ann: User) -> None:
+    client.force_login(ann)
+    job = make_job(ann, name="x")
+    make_attempt(job, 1, outcome="failed", exit_code=3, started_at=timezone.now(), ended_at=timezone.now())
+    put_into(job, JobState.FAILED, ended_at=timezone.now(), exit_code=3)
+    page = client.get(f"/jobs/{job.pk}/", HTTP_ACCEPT_LANGUAGE="zh-CN").content.decode()
+    assert "退出码 3" in page
+    assert "失败" in page
