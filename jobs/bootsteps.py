@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import DatabaseError, connections
 from django.utils import timezone
 
-from jobs import artifacts, dispatch, hostlink, lifecycle, line, retention, shares
+from jobs import artifacts, dispatch, failures, hostlink, lifecycle, line, retention, shares
 from jobs.explanation import Explanation, Told
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
@@ -216,6 +216,7 @@ class PostLoop(Loop):
             while self._postman.turn() and not self.stopping.is_set():
                 pass
             self._collect()
+            failures.explain(timezone.now())
         self.stopping.wait(LOOK_EVERY_S)
 
     def _collect(self) -> None:

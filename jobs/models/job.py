@@ -102,6 +102,8 @@ class Attempt(models.Model):
     oom_detected = models.BooleanField(default=False)
     peak_memory_mib = models.PositiveIntegerField(null=True, blank=True)
     """The most that its processes had on one of its devices, as the host saw it."""
+    failure = models.CharField(max_length=300, blank=True, default="")
+    """What its log says of the failure, in a line (jobs/failures.py); `-`: nothing; empty: nobody has looked."""
     own_fault = models.BooleanField(default=True)
     """False where it could not be launched and its job is not to blame."""
     message = models.TextField(blank=True, default="")

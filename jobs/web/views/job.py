@@ -13,12 +13,14 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from jobs import access, actions, artifacts, logs, retention
+from jobs import access, actions, artifacts, failures, logs, retention
 from jobs.capacity import hosts_now
 from jobs.dispatch import queue_positions
 from jobs.fields import LARGEST_ID
 from jobs.models import Attempt, Job
-from jobs.states import ACTIVE, TERMINAL, HostState, JobState
+from jobs.notifications.excerpt import excerpt
+from jobs.states import ACTIVE, TERMINAL, HostState, JobState, Outcome
+from jobs.tracebacks import Traceback
 from jobs.web import loglines
 from jobs.web.people import UserRequest, live_part, signed_in
 from jobs.web.swapview import swaps_of
@@ -103,12 +105,21 @@ def _context(request: UserRequest, job: Job) -> dict[str, Any]:
         "removed": retention.removed(chosen) if may_see else "",
         "log_size": logs.size(job.pk, chosen.number) if chosen and may_see else 0,
         "swaps": swaps_of(job, chosen) if may_see else [],
+        "failure": _failure(chosen) if may_see else None,
+        "alike": failures.alike(job, chosen) if may_see else None,
         "left": _left(job, chosen) if may_see else None,
         "events": list(job.events.defer("data").order_by("id")) if may_see else [],
         "parents": list(job.after.order_by("id")),
         "dependents": list(job.dependents.order_by("id")[:20]),
         "retries_left": max(0, job.max_retries - job.retries_spent),
     }
+
+
+def _failure(attempt: Attempt | None) -> Traceback | None:
+    """The last traceback of an attempt that failed, to be read first."""
+    if attempt is None or attempt.outcome != Outcome.FAILED or attempt.log_removed_at:
+        return None
+    return excerpt(attempt).traceback
 
 
 def _left(job: Job, attempt: Attempt | None) -> artifacts.Left | None:

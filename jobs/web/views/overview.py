@@ -18,7 +18,7 @@ from django.utils.translation import ngettext
 from jobs import access, line, progress, rings
 from jobs.capacity import HostView, hosts_now
 from jobs.models import Attempt, Job
-from jobs.states import ACTIVE, TERMINAL, JobState, Line
+from jobs.states import ACTIVE, TERMINAL, JobState, Line, Outcome
 from jobs.web.cards import DENSE_FROM, blocks
 from jobs.web.people import UserRequest, live_part, signed_in
 from jobs.web.words import left, place
@@ -56,6 +56,8 @@ class Row:
             return ""
         if self.job.oom_detected:
             return _("out of GPU memory")
+        if self.attempt.outcome == Outcome.LAUNCH_FAILED:
+            return _("could not be launched")
         if self.attempt.signal:
             return _("signal %(number)d") % {"number": self.attempt.signal}
         return "" if self.job.exit_code is None else _("exit code %(code)d") % {"code": self.job.exit_code}
