@@ -43,7 +43,7 @@ def excerpt(attempt: Attempt) -> Excerpt:
 
 def _collapsed(lines: list[str]) -> Iterator[str]:
     """Of bars that follow on each other the last one alone."""
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in zip(lines, [*lines[1:], ""], strict=False):  # No lines: nothing follows on nothing.
         if news_of(line) is not None or news_of(following) is not None:
             yield line
 

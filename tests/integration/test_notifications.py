@@ -191,6 +191,13 @@ def test_name_stands_in_one_safe_line(end: End, box: Mailbox, name: str) -> None
     assert not any(char in subject for char in "\r\n\u202e\u2028")
 
 
+def test_job_that_printed_nothing_is_told_too(end: End, box: Mailbox) -> None:
+    end(0, b"")
+    post()
+    assert "The last lines" not in body(box.mails[0])
+    assert gzip.decompress(next(iter(files(box.mails[0]).values()))) == b""
+
+
 def test_letter_waits_for_the_end_of_its_log(end: End, box: Mailbox) -> None:
     job = end(0, b"first\n")
     job.attempts.update(log_bytes=12)

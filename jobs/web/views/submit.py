@@ -9,13 +9,14 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from jobs import access, lifecycle, submission
+from gpuworker.questions import Ask
+from jobs import access, asking, lifecycle, submission
 from jobs.capacity import hosts_now
 from jobs.models import Job
-from jobs.web import forms, swapform
-from jobs.web.people import UserRequest, signed_in
+from jobs.web import forms, precheck, swapform
+from jobs.web.people import UserRequest, live_part, signed_in
 
 
 @signed_in
@@ -29,6 +30,25 @@ def job_new(request: UserRequest) -> HttpResponse:
     values = forms.of_job(old) if old else forms.initial()
     given = {field.name: request.GET[field.name] for field in forms.ALL if field.name in request.GET}
     return _page(request, values | given, {}, copied_from=old, rows=swapform.of_job(old) if old else ())
+
+
+@live_part
+@require_POST
+def job_check(request: UserRequest) -> HttpResponse:
+    """What can be said of what is being typed."""
+    if not access.may_submit(request.user):
+        raise PermissionDenied
+    return render(request, "jobs/parts/findings.html", {"findings": precheck.findings(request.POST.dict(), request.user)})
+
+
+@live_part
+@require_GET
+def job_environments(request: UserRequest) -> HttpResponse:
+    """Python environments of the hosts, for the list of a field."""
+    names = [host.name for host in hosts_now() if host.accepts]
+    asked = asking.ask_all(names, Ask.ENVIRONMENTS, {"working_dir": request.GET.get("working_dir", "")[:4096]}) if names else {}
+    found = {str(path) for answer in asked.values() if isinstance(answer.told, list) for path in answer.told}
+    return render(request, "jobs/parts/environments.html", {"environments": sorted(found)[:200]})
 
 
 def _copied_from(request: UserRequest) -> Job | None:
