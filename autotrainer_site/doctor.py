@@ -23,6 +23,8 @@ from django.db.migrations.executor import MigrationExecutor
 
 from gpuworker import disks
 from gpuworker.settings import Settings
+from jobs.notifications import channels
+from jobs.notifications.letter import NotSent
 from starter import embedded_redis, home, installing, processes, supervisor
 
 GIB = 2**30
@@ -262,6 +264,18 @@ def _time(ours: Settings) -> Iterator[tuple[Level, str]]:
         yield Level.OK, f"{now}, zone {ours.time_zone}, host {ours.host} ({socket.gethostname()})"
 
 
+def _mail(_ours: Settings) -> Iterator[tuple[Level, str]]:
+    way = channels.for_mail()
+    if not way:
+        yield Level.NOTE, "none is set up: nobody is told how a job went; set EMAIL_URL or AUTOTRAINER_EMINDER_URL"
+        return
+    try:
+        yield Level.OK, channels.BY_NAME[way].check()
+    except NotSent as exc:
+        setting = "EMAIL_URL" if way == "smtp" else "AUTOTRAINER_EMINDER_URL"
+        yield Level.WRONG, f"{exc} Mails wait meanwhile, for a week. Look at the service, and at {setting}"
+
+
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("Python", _python),
     ("Shell", _shell),
@@ -274,4 +288,5 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("Swaps", _swaps),
     ("Ports", _ports),
     ("Time", _time),
+    ("Mail", _mail),
 )

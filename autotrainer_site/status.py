@@ -9,7 +9,8 @@ from django.db.models import Count
 
 from gpuworker.settings import Settings
 from jobs.capacity import hosts_now
-from jobs.models import Job
+from jobs.models import Job, Notification
+from jobs.notifications import channels
 from jobs.scheduling.inventory import DeviceView
 from jobs.states import JobState
 from starter import processes
@@ -49,6 +50,15 @@ def hosts(write: Write) -> None:
 def jobs(write: Write) -> None:
     counts = dict(Job.objects.order_by().values_list("state").annotate(Count("pk")))
     write("\nJobs: " + (", ".join(f"{counts[state]} {state}" for state in JobState if state in counts) or "none yet"))
+
+
+def notifications(write: Write) -> None:
+    way = channels.for_mail()
+    counts = dict(Notification.objects.order_by().values_list("state").annotate(Count("pk")))
+    told = ", ".join(f"{counts[state]} {state}" for state, _ in Notification.STATES if state in counts)
+    if not way:
+        told = "; ".join(filter(None, ("none is set up (EMAIL_URL or AUTOTRAINER_EMINDER_URL)", told)))
+    write("Mail: " + (told or "none yet"))
 
 
 def _memory(device: DeviceView) -> str:

@@ -11,13 +11,14 @@ class Notification(models.Model):
     """`pending` until `next_at`, `sending` until `lease_until` at most, then `sent`, or `dead` when nobody tries any more."""
 
     PENDING, SENDING, SENT, DEAD = "pending", "sending", "sent", "dead"
+    STATES = [(s, s) for s in (PENDING, SENDING, SENT, DEAD)]
 
     event = models.ForeignKey(JobEvent, on_delete=models.CASCADE, related_name="notifications")
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="notifications")
     channel = models.CharField(max_length=16)
     recipient = models.CharField(max_length=254)
     occasion = models.CharField(max_length=16)
-    state = models.CharField(max_length=8, choices=[(s, s) for s in (PENDING, SENDING, SENT, DEAD)], default=PENDING)
+    state = models.CharField(max_length=8, choices=STATES, default=PENDING)
     created_at = models.DateTimeField()
     next_at = models.DateTimeField()
     lease_until = models.DateTimeField(null=True, blank=True)

@@ -17,6 +17,9 @@ from tests.conftest import missing
 from tests.e2e.product import CHECKOUT, free_port
 
 
+NO_MAIL = "Mail: none is set up (EMAIL_URL or AUTOTRAINER_EMINDER_URL)"
+
+
 def manage(home: Path, *words: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AUTOTRAINER_")}
     ours = {"AUTOTRAINER_HOME": str(home), "AUTOTRAINER_PORT": str(free_port()), "AUTOTRAINER_FLOWER_PORT": "0"}
@@ -44,7 +47,7 @@ def test_doctor_finds_nothing_wrong_before_the_first_start(home: Path) -> None:
     done = manage(home, "doctor", environ={"AUTOTRAINER_DEVICES": "sim:2x24GiB"})
     assert done.returncode == 0, done.stdout + done.stderr
     found = findings(done)
-    subjects = ["Python", "Shell", "Permissions", "Disk", "Database", "Redis", "Devices", "Ending", "Swaps", "Ports", "Time"]
+    subjects = ["Python", "Shell", "Permissions", "Disk", "Database", "Redis", "Devices", "Ending", "Swaps", "Ports", "Time", "Mail"]
     assert list(found) == subjects
     assert found["Devices"][0][1].startswith("2 (simulated)")
     way = "(cgroup)" if groups.parent_for() else "(subreaper)"
@@ -129,7 +132,7 @@ def test_status_says_that_nothing_runs(home: Path) -> None:
     assert manage(home, "prepare").returncode == 0
     done = manage(home, "status")
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.splitlines() == [f"AutoTrainer on {home}: not running", "", "Jobs: none yet"]
+    assert done.stdout.splitlines() == [f"AutoTrainer on {home}: not running", "", "Jobs: none yet", NO_MAIL]
 
 
 def test_join_prints_exactly_the_three_settings_that_another_machine_needs(home: Path) -> None:

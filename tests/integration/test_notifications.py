@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings as django_settings
 from django.db import connections, transaction
+from django.test import Client
 from django.utils import timezone
 from PIL import Image
 
+from autotrainer_site import doctor, status
 from gpuworker.protocol import EndReason
 from jobs import artifacts, dispatch, lifecycle, logs
 from jobs.ingest import Ingest
@@ -26,7 +29,7 @@ from jobs.notifications.compose import fenced, one_line
 from jobs.notifications.sending import FOLD, GIVE_UP_AFTER, LEASE, Postman, message_id_of, send_again
 from jobs.states import Role
 from tests.integration.fakehost import FakeHost
-from tests.integration.mailboxes import Eminder, Mailbox, eminder, mailbox, make_certificate
+from tests.integration.mailboxes import Eminder, Mailbox, eminder, free_port, mailbox, make_certificate
 from tests.integration.rest import Rest, person
 
 TRACEBACK = b'Traceback (most recent call last):\n  File "/w/train.py", line 88, in step\n    rate = config["lr"]\nKeyError: \'lr\'\n'
@@ -436,3 +439,56 @@ def test_letters_of_a_job_are_for_its_owner_and_operators(end: End, box: Mailbox
     job = end()
     assert Rest(person("somebody"))("GET", f"jobs/{job.pk}/notifications/").status_code == 403
     assert Rest(person("olga", Role.OPERATOR))("GET", f"jobs/{job.pk}/notifications/").json()["count"] == 1
+
+
+# --- for who runs it ----------------------------------------------------------------------------------------------------
+
+
+def test_doctor_says_that_the_mail_server_lets_us_in(box: Mailbox) -> None:
+    assert list(doctor._mail(django_settings.AUTOTRAINER)) == [(doctor.Level.OK, f"127.0.0.1:{box.port} lets us in")]
+
+
+def test_doctor_says_which_template_of_eminder_is_used(service: Eminder) -> None:
+    ((level, text),) = doctor._mail(django_settings.AUTOTRAINER)
+    assert level is doctor.Level.OK
+    assert "template that is used" in text
+
+
+def test_doctor_names_the_setting_where_nothing_answers(settings: Any) -> None:
+    settings.AUTOTRAINER = replace(settings.AUTOTRAINER, email_url=f"smtp://ada:secret@127.0.0.1:{free_port()}/")
+    ((level, text),) = doctor._mail(settings.AUTOTRAINER)
+    assert level is doctor.Level.WRONG
+    assert "EMAIL_URL" in text
+    assert "secret" not in text
+
+
+def test_status_counts_mails(box: Mailbox, end: End) -> None:
+    end()
+    lines: list[str] = []
+    status.notifications(lines.append)
+    assert lines == ["Mail: 1 pending"]
+
+
+def test_status_says_that_no_mail_is_set_up(transactional_db: None) -> None:
+    lines: list[str] = []
+    status.notifications(lines.append)
+    assert lines == ["Mail: none is set up (EMAIL_URL or AUTOTRAINER_EMINDER_URL)"]
+
+
+def test_operator_sends_a_dead_letter_again_and_nobody_else_does(box: Mailbox, end: End) -> None:
+    end()
+    row = Notification.objects.get()
+    Notification.objects.update(state=Notification.DEAD, error="550 no such user")
+    path, client = f"/admin/jobs/notification/{row.pk}/", Client()
+    client.force_login(User.objects.create_user("bob"))
+    client.post(f"{path}again/", {"_form_submitted": "True"})
+    assert Notification.objects.get().state == Notification.DEAD
+    client.force_login(User.objects.create_user("olga", role=Role.OPERATOR))
+    assert "550 no such user" in client.get(f"{path}change/").content.decode()
+    client.post(client_path(client, path), {"_form_submitted": "True"})
+    assert Notification.objects.get().state == Notification.PENDING
+
+
+def client_path(client: Client, path: str) -> str:
+    """The address of the button, from the page."""
+    return next(part for part in client.get(f"{path}change/").content.decode().split('"') if "/again" in part)

@@ -19,6 +19,7 @@ class Command(BaseCommand):
             if any_run:
                 status.hosts(self.stdout.write)
             status.jobs(self.stdout.write)
+            status.notifications(self.stdout.write)
         except DatabaseError as exc:
             self.stdout.write(f"The database cannot be used: {exc}")
             all_run = False

@@ -45,6 +45,11 @@ def send(letter: Letter, recipient: str, *, message_id: str, thread_id: str) -> 
         raise NotSent(f"{address()} answered something that EMinder does not: {answer.text[:200]!r}")
 
 
+def check() -> str:
+    """Asks for its templates and sends nothing; what is there, as a phrase. Raises NotSent."""
+    return f"{address()} is an EMinder, and {template_for(templates())} is the template that is used"
+
+
 def templates() -> list[str]:
     """The templates that it knows. Raises NotSent, also where it is no EMinder."""
     told = _json(_asked("GET", "/api/templates/info"))

@@ -15,7 +15,7 @@ from django.core.mail.backends.smtp import EmailBackend
 
 from jobs.notifications.letter import Attachment, Letter, NotSent
 
-TIMEOUT_S = 30
+TIMEOUT_S, CHECK_TIMEOUT_S = 30, 5
 NAME = "SMTP"
 
 
@@ -56,6 +56,22 @@ def send(letter: Letter, recipient: str, *, message_id: str, thread_id: str) -> 
     finally:
         with contextlib.suppress(OSError, smtplib.SMTPException):
             connection.close()  # Django leaves it open where the server refuses our name.
+
+
+def check() -> str:
+    """Signs in and sends nothing; what is there, as a phrase. Raises NotSent."""
+    connection = _connection()
+    connection.timeout = CHECK_TIMEOUT_S
+    try:
+        connection.open()
+    except smtplib.SMTPAuthenticationError as exc:
+        raise NotSent(f"{address()} does not take our name and password: {_said(exc.smtp_code, exc.smtp_error)}") from exc
+    except (OSError, smtplib.SMTPException) as exc:
+        raise NotSent(f"{address()} cannot be reached, or broke off: {exc}") from exc
+    finally:
+        with contextlib.suppress(OSError, smtplib.SMTPException):
+            connection.close()
+    return f"{address()} lets us in"
 
 
 def sender() -> str:
