@@ -26,6 +26,7 @@ urlpatterns = [
     path("language/", set_language, name="set_language"),
     path("signout/", LogoutView.as_view(), name="signout"),
     path("jobs/", joblist.job_list, name="jobs"),
+    path("jobs/act/", joblist.job_list_act, name="jobs-act"),
     path("jobs/live/", joblist.job_list_live, name="jobs-live"),
     path("jobs/new/check/", submit.job_check, name="job-check"),
     path("jobs/new/environments/", submit.job_environments, name="job-environments"),

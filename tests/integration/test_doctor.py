@@ -16,7 +16,6 @@ from gpuworker import groups
 from tests.conftest import missing
 from tests.e2e.product import CHECKOUT, free_port
 
-
 NO_MAIL = "Mail: none is set up (EMAIL_URL or AUTOTRAINER_EMINDER_URL)"
 
 

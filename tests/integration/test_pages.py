@@ -665,3 +665,46 @@ def test_ended_job_is_told_in_chinese(client: Client, ann: User) -> None:
     page = client.get(f"/jobs/{job.pk}/", HTTP_ACCEPT_LANGUAGE="zh-CN").content.decode()
     assert "退出码 3" in page
     assert "失败" in page
+
+
+# --- several jobs at once -----------------------------------------------------------------------------------------------
+
+
+def test_action_is_done_to_all_that_are_ticked_and_refusals_are_said(client: Client, ann: User) -> None:
+    client.force_login(ann)
+    queued, over, others = make_job(ann), make_job(ann), make_job(person("bob"))
+    put_into(over, JobState.COMPLETED)
+    ticked = {"action": "cancel", "job": [queued.pk, over.pk, others.pk, "x", 10**30], "back": "?state=waiting&whose=mine"}
+    answer = client.post("/jobs/act/", ticked, follow=True)
+    assert answer.redirect_chain[-1][0] == "/jobs/?state=waiting&whose=mine"
+    assert said(answer) == [
+        "Done for 1 job.",
+        f"Job {over.pk} is completed; a job that is over cannot be cancelled.",
+        f"#{others.pk} is not yours.",
+    ]
+    assert [Job.objects.get(pk=job.pk).state for job in (queued, others)] == [JobState.CANCELLED, JobState.QUEUED]
+
+
+@pytest.mark.parametrize(("action", "state"), [("hold", JobState.HELD), ("resubmit", JobState.QUEUED)])
+def test_jobs_are_held_and_run_again_together(client: Client, ann: User, action: str, state: JobState) -> None:
+    client.force_login(ann)
+    jobs = [make_job(ann) for _ in range(3)]
+    client.post("/jobs/act/", {"action": action, "job": [job.pk for job in jobs]})
+    assert Job.objects.filter(state=state).count() == (6 if action == "resubmit" else 3)
+
+
+def test_nothing_is_done_where_nothing_is_ticked_or_the_action_is_none(client: Client, ann: User) -> None:
+    client.force_login(ann)
+    assert said(client.post("/jobs/act/", {"action": "hold", "back": "//elsewhere"}, follow=True)) == ["Tick the jobs first."]
+    assert client.post("/jobs/act/", {"action": "delete"}).status_code == 404
+    assert client.get("/jobs/act/").status_code == 405
+
+
+def test_only_jobs_that_one_may_change_can_be_ticked(client: Client, ann: User) -> None:
+    mine, others = make_job(ann), make_job(person("bob"))
+    client.force_login(ann)
+    page = client.get("/jobs/?whose=all").content.decode()
+    assert f'name="job" value="{mine.pk}"' in page
+    assert f'name="job" value="{others.pk}"' not in page
+    client.force_login(person("vera", Role.VIEWER))
+    assert 'id="bulk"' not in client.get("/jobs/").content.decode()

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+from django.views.decorators.http import require_POST
 
-from jobs import access
+from jobs import access, actions
 from jobs.dispatch import queue_positions
 from jobs.fields import searched_number
 from jobs.models import Job
@@ -21,6 +26,7 @@ from jobs.web.people import UserRequest, live_part, signed_in
 from jobs.web.views.overview import Row, last_attempts
 
 PER_PAGE = 50
+MOST_AT_ONCE, REFUSALS_SHOWN = 200, 5
 
 FILTERS: dict[str, tuple[str | Promise, frozenset[JobState]]] = {
     "all": (_("All"), frozenset(JobState)),
@@ -77,6 +83,35 @@ def job_list_live(request: UserRequest) -> HttpResponse:
     return render(request, "jobs/parts/joblist.html", _context(request))
 
 
+@signed_in
+@require_POST
+def job_list_act(request: UserRequest) -> HttpResponse:
+    """One action on all jobs that were ticked; what is refused is said, and keeps no other from being done."""
+    name = request.POST.get("action", "")
+    if name not in actions.ACTIONS:
+        raise Http404
+    numbers = [int(text) for text in request.POST.getlist("job")[:MOST_AT_ONCE] if text.isascii() and text.isdecimal() and len(text) < 19]
+    done, refused = 0, list[str]()
+    for job in access.visible_jobs(request.user).filter(pk__in=numbers).select_related("owner").order_by("pk"):
+        try:
+            actions.perform(name, job, request.user)
+            done += 1
+        except actions.ActionRefused as exc:
+            refused.append(str(exc))
+        except PermissionDenied:
+            refused.append(_("#%(number)d is not yours.") % {"number": job.pk})
+    if done:
+        messages.success(request, ngettext("Done for %(count)d job.", "Done for %(count)d jobs.", done) % {"count": done})
+    for why in refused[:REFUSALS_SHOWN]:
+        messages.error(request, why)
+    if len(refused) > REFUSALS_SHOWN:
+        messages.error(request, _("And %(count)d more were refused.") % {"count": len(refused) - REFUSALS_SHOWN})
+    if not numbers:
+        messages.error(request, _("Tick the jobs first."))
+    back = request.POST.get("back", "")
+    return redirect(reverse("jobs") + (back if back.startswith("?") else ""))
+
+
 def _context(request: UserRequest) -> dict[str, Any]:
     query = read_query(request)
     found = _found(request, query)
@@ -106,8 +141,18 @@ def _context(request: UserRequest) -> dict[str, Any]:
         "mine": query.url(whose="mine", page=1),
         "everyone": query.url(whose="all", page=1),
         "live": query.url(),
+        "bulk": _bulk(request),
         "filtered": query.search or query.state != "all",
     }
+
+
+def _bulk(request: UserRequest) -> list[dict[str, Any]]:
+    """What may be done to several jobs at once, by somebody who may do it to any."""
+    if not request.user.may_submit:
+        return []
+    sure = _("Cancel all that are ticked? What running ones have not saved is lost.")
+    labels = {"cancel": _("Cancel"), "hold": _("Hold"), "release": _("Release"), "resubmit": _("Run again")}
+    return [{"name": name, "label": label, "sure": sure if name == "cancel" else ""} for name, label in labels.items()]
 
 
 def _found(request: HttpRequest, query: Query) -> QuerySet[Job]:
