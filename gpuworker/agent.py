@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from gpuworker import disks, groups, protocol
+from gpuworker import disks, groups, identity, protocol
 from gpuworker.answering import Answering
 from gpuworker.attempts import attempts_folder
 from gpuworker.canary import Ear, start_over
@@ -250,7 +250,7 @@ def _told(one: Supervised) -> AttemptReading:
 
 def _locked(folder: Path, uuid: str) -> bool:
     try:
-        return locks.is_taken(locks.lock_path(folder, uuid))
+        return identity.is_taken(locks.lock_path(folder, uuid))
     except OSError as exc:
         log.error("The lock of %s cannot be tried: %s", uuid, exc, extra={"action": "probe_lock"})
         return True  # Nothing could be launched on it.

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from gpuworker import protocol
+from gpuworker import identity, protocol
 from gpuworker.settings import Settings
-from gpuworker.shim import cgroup, door, locks, processes, records
+from gpuworker.shim import door, processes, records
 from gpuworker.shim.cgroup import Group
 from gpuworker.shim.ending import Ending
 
@@ -107,7 +107,7 @@ class AttemptDir:
 
     def shim_alive(self) -> bool:
         shim = self.record("shim.json")
-        return shim is not None and processes.alive(shim["pid"], shim["start_ticks"], shim["boot_id"])
+        return shim is not None and identity.alive(shim["pid"], shim["start_ticks"], shim["boot_id"])
 
     def state(self) -> AttemptState:
         # In this order: a shim that comes or goes between the questions is not taken for a dead one.
@@ -159,7 +159,7 @@ class AttemptDir:
     def group(self) -> Group | None:
         """Its control group, where it has one."""
         started, launch = self.record("started.json") or {}, self.record("launch.json") or {}
-        return cgroup.find(started.get("cgroup"), launch.get("cgroup", ""), self.key)
+        return identity.group_of(started.get("cgroup"), launch.get("cgroup", ""), self.key)
 
     def ending(self) -> Ending:
         """The end of a tree whose shim is dead. Raises ShimLives: then it alone signals, and is asked for it."""
@@ -173,7 +173,7 @@ class AttemptDir:
 
     def locks_free(self) -> bool:
         """Whether nobody holds this attempt's device locks; who shares them counts. Raises OSError for one that cannot be tried."""
-        return not any(locks.is_taken(path) for path in (self.record("launch.json") or {}).get("locks", ()))
+        return not any(identity.is_taken(path) for path in (self.record("launch.json") or {}).get("locks", ()))
 
 
 class ShimClient:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
+from gpuworker import identity
 from gpuworker.devices.base import DeviceBackend, Reading, Trainings
 from gpuworker.devices.usage import Rule, Usage, process_phrase
 from gpuworker.protocol import DeviceReading, ProcessReading
@@ -113,7 +114,7 @@ class Inventory:
             process,
             ours=process.pid > 0 and self._is_ours(process.pid),
             start_ticks=ticks,
-            age_s=None if ticks is None else round(max(0.0, processes.age_s(ticks)), 1),
+            age_s=None if ticks is None else round(max(0.0, identity.age_s(ticks)), 1),
             utilization_pct=reading.process_utilization.get((uuid, process.pid)),
         )
         return replace(told, ignored=not told.ours and self._usage.rule.ignores(told))

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gpuworker.shim import logcap, processes
+from gpuworker import identity, logcap
+from gpuworker.shim import processes
 
 if TYPE_CHECKING:
     from gpuworker.attempts import AttemptDir
@@ -65,4 +66,4 @@ def _leader_lives(attempt: AttemptDir) -> bool:
 def _over(one: Supervised) -> bool:
     """Whether its time limit has passed, by the clock that runs since boot."""
     leader = one.attempt.leader()
-    return leader is not None and one.spec.time_limit_s is not None and processes.age_s(leader[1]) >= one.spec.time_limit_s
+    return leader is not None and one.spec.time_limit_s is not None and identity.age_s(leader[1]) >= one.spec.time_limit_s

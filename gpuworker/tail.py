@@ -2,7 +2,7 @@
 
 Logical offsets count what was relayed. A log that shrinks (`tee /dev/stderr` truncates the file that it is given) begins a
 new segment: what was relayed stays, and the file's first byte comes next. Where the shim has cut out the middle of a log
-that is over its limit (gpuworker.shim.logcap), the offsets go on counting: the first chunk behind the cut says so.
+that is over its limit (gpuworker.logcap), the offsets go on counting: the first chunk behind the cut says so.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuworker import protocol
+from gpuworker import logcap, protocol
 from gpuworker.disks import Cut
+from gpuworker.logcap import CUT_NAME, LOG_NAME
 from gpuworker.oom import OomDetector
 from gpuworker.progress import ProgressReader
 from gpuworker.protocol import LOG_CHUNK_BYTES, LogChunk
-from gpuworker.shim import logcap, processes, records
-from gpuworker.shim.logcap import CUT_NAME, LOG_NAME
+from gpuworker.shim import processes, records
 
 if TYPE_CHECKING:
     from gpuworker.link import Link

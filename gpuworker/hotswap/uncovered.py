@@ -10,7 +10,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from gpuworker.shim import processes
+from gpuworker import identity
 from gpuworker.shim.swaps import inuse
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def targets(attempt: AttemptDir) -> tuple[str, ...]:
 
 def _mounts(started: dict[str, Any] | None) -> set[str] | None:
     """Where something is mounted as the command sees it; None where it cannot be asked (any more)."""
-    if started is None or not processes.alive(started["pid"], started["start_ticks"], started["boot_id"]):
+    if started is None or not identity.alive(started["pid"], started["start_ticks"], started["boot_id"]):
         return None
     try:
         with open(f"/proc/{started['pid']}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:

@@ -9,7 +9,7 @@ import ctypes
 import errno
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 PREFIX = "autotrainer-"
@@ -110,16 +110,10 @@ def make(parent: str, mark: str) -> Group | None:
         pass  # Its maker was killed before it could start anybody.
     except OSError:
         return None
-    return find(None, parent, mark)
-
-
-def find(record: Mapping[str, Any] | None, parent: str, mark: str) -> Group | None:
-    """The group of an attempt whose shim is dead: by its record (of this boot), else by its name."""
     try:
-        group = Group(record["path"] if record else os.path.join(parent, PREFIX + mark) if parent else "")
+        return Group(path)
     except OSError:
         return None
-    return group if not record or group.inode == record["inode"] else None
 
 
 def _below(folder: str) -> Iterator[str]:

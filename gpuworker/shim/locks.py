@@ -45,26 +45,18 @@ def drop(held: list[int]) -> None:
         os.close(held.pop())
 
 
-def is_taken(path: str) -> bool:
-    """Probe by trying. Only for devices that nobody of ours claims: whoever meets the probe has to try again."""
-    try:
-        os.close(_take(path, fcntl.LOCK_EX))
-    except Taken:
-        return True
-    return False
-
-
 def _take_patiently(path: str, deadline: float, how: int) -> int:
     while True:
         try:
-            return _take(path, how)
+            return take(path, how)
         except (Taken, PermissionError):  # A file that another account makes at this instant may not be open to us yet.
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
 
 
-def _take(path: str, how: int) -> int:
+def take(path: str, how: int = fcntl.LOCK_EX) -> int:
+    """A descriptor of the lock, taken at once. Raises Taken, or OSError."""
     for _ in range(10):
         fd = open_lock(path)
         if _locked(fd, path, how):

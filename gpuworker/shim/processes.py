@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,16 +34,6 @@ def start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None where there is none (a zombie is none)."""
     process = read_process(pid)
     return None if process is None or process.zombie else process.start_ticks
-
-
-def age_s(ticks: int) -> float:
-    """How long ago a process of this boot was started."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-def alive(pid: int, ticks: int, boot: str) -> bool:
-    """Whether this very process runs: not a later one with its pid, not one of before a reboot, not a zombie."""
-    return start_ticks(pid) == ticks and boot == boot_id()
 
 
 def read_process(pid: int) -> Process | None:

@@ -17,11 +17,11 @@ import time
 from typing import Any
 
 from gpuworker.failpoints import hit
+from gpuworker.logcap import LogCap
 from gpuworker.shim import cgroup, hostmemory, locks, processes, records
 from gpuworker.shim.command import Command, NotPrepared
 from gpuworker.shim.door import Door
 from gpuworker.shim.ending import STUCK_AFTER_S, Ending
-from gpuworker.shim.logcap import LogCap
 from gpuworker.shim.swaps.inuse import InUse
 from gpuworker.shim.swaps.paths import BadTarget
 from gpuworker.shim.swaps.swapping import Swaps

@@ -17,10 +17,9 @@ from typing import Any
 import redis
 from celery import Celery
 
-from gpuworker import groups, messageguard, protocol
+from gpuworker import groups, identity, messageguard, protocol
 from gpuworker import settings as environment
 from gpuworker.protocol import Ack, Beat, Canary, Ended, Kind, Refused, Spec, Started, Stop
-from gpuworker.shim import cgroup
 from tests.waiting import wait_until
 
 CLUSTER_KEY = b"the cluster key of this test"
@@ -222,7 +221,7 @@ def _end_trainings(attempts: Path) -> None:
         for proc in Path("/proc").iterdir():
             if proc.name.isdigit() and carries(proc, mark):
                 _kill(int(proc.name))
-        group = cgroup.find(None, groups.parent_for(), folder.name)
+        group = identity.group_of(None, groups.parent_for(), folder.name)
         if group:
             group.kill()
             wait_until(group.remove, 10, f"{group.path} is empty")

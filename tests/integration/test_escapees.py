@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuworker import groups
+from gpuworker import groups, identity
 from gpuworker.attempts import AttemptDir, AttemptState, ShimLives, attempts_folder
 from gpuworker.outliving import await_empty
 from gpuworker.protocol import EndReason
@@ -178,9 +178,9 @@ def test_group_that_is_another_ones_by_now_is_not_ended(grouped: Lab) -> None:
     group = cgroup.make(grouped.launcher.group_parent, f"test.{os.getpid()}")
     assert group is not None
     try:
-        assert cgroup.find(group.record, "", "") is not None
-        assert cgroup.find(group.record | {"inode": group.inode + 1}, "", "") is None
-        assert cgroup.find(None, grouped.launcher.group_parent, "unknown") is None
+        assert identity.group_of(group.record, "", "") is not None
+        assert identity.group_of(group.record | {"inode": group.inode + 1}, "", "") is None
+        assert identity.group_of(None, grouped.launcher.group_parent, "unknown") is None
     finally:
         group.remove()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gpuworker import disks
+from gpuworker import disks, logcap
 from gpuworker.disks import Cut
-from gpuworker.shim import logcap, records
-from gpuworker.shim.logcap import LOG_NAME, LogCap
+from gpuworker.logcap import LOG_NAME, LogCap
+from gpuworker.shim import records
 
 LIMIT = 256 * 1024
 HEAD = LIMIT // 4

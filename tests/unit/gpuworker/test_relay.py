@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpuworker import disks
-from gpuworker.shim.logcap import LOG_NAME, LogCap
+from gpuworker.logcap import LOG_NAME, LogCap
 from gpuworker.tail import Tail
 
 ALL = float("inf")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import gpuworker.shim
+from gpuworker import identity
 from gpuworker.shim import locks, processes, records
 from gpuworker.shim.processes import Process
 
@@ -26,11 +27,13 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [*sorted(FOLDER.glob("*.py")), FOLDER.parent / "disks.py"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [*sorted(FOLDER.glob("*.py")), FOLDER.parent / "disks.py", FOLDER.parent / "logcap.py"], ids=lambda path: path.name
+)
 def test_shim_imports_nothing_but_the_standard_library_and_itself(path):
     foreign = {name for name in imports_of(path) if name.split(".")[0] not in sys.stdlib_module_names}
     ours = ("gpuworker.shim", "gpuworker.failpoints")
-    assert {name for name in foreign if not name.startswith(ours)} <= {"gpuworker", "gpuworker.disks"}
+    assert {name for name in foreign if not name.startswith(ours)} <= {"gpuworker", "gpuworker.disks", "gpuworker.logcap"}
     assert imports_of(FOLDER.parent / "disks.py") <= sys.stdlib_module_names
 
 
@@ -78,10 +81,10 @@ def test_locks_that_cannot_all_be_had_are_all_given_back(tmp_path, monkeypatch):
     held = locks.take_all([second])
     with pytest.raises(locks.Taken, match="autotrainer-b"):
         locks.take_all([first, second])
-    assert not locks.is_taken(first)
-    assert locks.is_taken(second)
+    assert not identity.is_taken(first)
+    assert identity.is_taken(second)
     locks.drop(held)
-    assert not locks.is_taken(second)
+    assert not identity.is_taken(second)
 
 
 def test_locks_that_are_shared_keep_out_who_wants_them_alone(tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_locks_that_are_shared_keep_out_who_wants_them_alone(tmp_path: Path) -> 
     locks.drop(one)
     with pytest.raises(locks.Taken):
         locks.take_all([path])
-    assert locks.is_taken(path)
+    assert identity.is_taken(path)
     locks.drop(two)
     alone = locks.take_all([path])
     with pytest.raises(locks.Taken):
@@ -110,9 +113,9 @@ def test_descendants_are_found_at_every_depth_and_nobody_elses():
 def test_own_process_is_known_by_its_start():
     pid, ticks = os.getpid(), processes.start_ticks(os.getpid())
     assert ticks is not None
-    assert processes.alive(pid, ticks, processes.boot_id())
-    assert not processes.alive(pid, ticks + 1, processes.boot_id())
-    assert not processes.alive(pid, ticks, "another boot")
+    assert identity.alive(pid, ticks, processes.boot_id())
+    assert not identity.alive(pid, ticks + 1, processes.boot_id())
+    assert not identity.alive(pid, ticks, "another boot")
     assert processes.start_ticks(2**22 + 1) is None
 
 
