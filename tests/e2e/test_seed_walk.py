@@ -140,3 +140,20 @@ def test_charts_show_what_a_training_uses_and_prints(signed_in: Page, product: P
 def _samples(product: Product, job: int) -> list[int | None]:
     series = product.api("GET", f"jobs/{job}/samples/")["series"]
     return series[0]["memory_mib"] if series else []
+
+
+def test_log_is_searched_and_a_hit_leads_to_its_line(signed_in: Page, product: Product) -> None:
+    job = product.submit("seq 1 3000 | sed 's/^/line /'; echo the NEEDLE is here; seq 1 3000", name="to-be-searched")
+    product.wait(job["id"])
+    signed_in.goto(f"{product.url}/jobs/{job['id']}/")
+    signed_in.get_by_label("Search the log").fill("needle")
+    signed_in.get_by_label("Search the log").press("Enter")
+    hit = signed_in.locator("#log-found a")
+    expect(hit).to_have_count(1)
+    expect(hit).to_contain_text("the NEEDLE is here")
+    hit.click()
+    expect(signed_in.locator("#L3001")).to_be_in_viewport()
+    expect(signed_in.locator("#L3001")).to_contain_text("the NEEDLE is here")
+    signed_in.get_by_label("Search the log").fill("nowhere to be found")
+    signed_in.get_by_label("Search the log").press("Enter")
+    expect(signed_in.get_by_text("Nothing in the log is like that.")).to_be_visible()

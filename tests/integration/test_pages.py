@@ -708,3 +708,21 @@ def test_only_jobs_that_one_may_change_can_be_ticked(client: Client, ann: User) 
     assert f'name="job" value="{others.pk}"' not in page
     client.force_login(person("vera", Role.VIEWER))
     assert 'id="bulk"' not in client.get("/jobs/").content.decode()
+
+
+# --- searching a log ----------------------------------------------------------------------------------------------------
+
+
+def test_search_of_a_log_leads_to_its_lines(client: Client, ann: User, settings: Any, tmp_path: Path) -> None:
+    settings.LOGS_HOME = tmp_path
+    job = make_job(ann)
+    make_attempt(job, 1)
+    logs.append(job.pk, 1, 0, b"one\ntwo needle\nthree\nfour NEEDLE <b>\n")
+    client.force_login(ann)
+    told = client.get(f"/jobs/{job.pk}/log/find/", {"attempt": 1, "q": "needle"}).json()
+    assert [(hit["line"], hit["match"], hit["after"]) for hit in told["hits"]] == [(2, "needle", ""), (4, "NEEDLE", " <b>")]
+    assert told["next"] is None
+    for wrong in ({"q": "x"}, {"attempt": 1}, {"attempt": 1, "q": " "}, {"attempt": 1, "q": "x" * 201}, {"attempt": 1, "q": "\0"}):
+        assert client.get(f"/jobs/{job.pk}/log/find/", wrong).status_code == 400
+    client.force_login(person("bob"))
+    assert client.get(f"/jobs/{job.pk}/log/find/", {"attempt": 1, "q": "needle"}).status_code == 404

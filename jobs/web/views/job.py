@@ -13,10 +13,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from jobs import access, actions, artifacts, failures, logs, retention
+from jobs import access, actions, artifacts, failures, logs, logsearch, retention
 from jobs.capacity import hosts_now
 from jobs.dispatch import queue_positions
-from jobs.fields import LARGEST_ID
+from jobs.fields import LARGEST_ID, unfit
 from jobs.models import Attempt, Job
 from jobs.notifications.excerpt import excerpt
 from jobs.states import ACTIVE, TERMINAL, HostState, JobState, Outcome
@@ -72,6 +72,23 @@ def job_log_lines(request: UserRequest, number: int) -> HttpResponse:
     if offset is not None:
         return JsonResponse({"line": loglines.line_at(number, attempt, offset)})
     return JsonResponse({"offset": loglines.offset_of(number, attempt, line or 1)})
+
+
+@signed_in
+def job_log_find(request: UserRequest, number: int) -> HttpResponse:
+    """The lines of the log of `attempt` that have `q` in them, from the byte `from` on; `next` is where to go on, or null."""
+    job = _find(request, number)
+    if not access.may_see_details(request.user, job):
+        raise Http404
+    attempt, begin, text = _whole(request.GET.get("attempt", "")), _whole(request.GET.get("from", "0")), request.GET.get("q", "")
+    if attempt is None or begin is None or not text.strip() or len(text) > logsearch.LONGEST_TEXT or unfit(text):
+        return JsonResponse({"detail": "Give attempt, and q with at most 200 characters."}, status=400)
+    found = logsearch.find(number, attempt, text, at=begin)
+    hits = [
+        {"line": loglines.line_at(number, attempt, hit.offset), "before": hit.before, "match": hit.match, "after": hit.after}
+        for hit in found.hits
+    ]
+    return JsonResponse({"hits": hits, "next": found.next_at})
 
 
 def _whole(text: str) -> int | None:
