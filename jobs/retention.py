@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.contrib.sessions.models import Session
@@ -21,7 +22,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from knox.models import AuthToken
 
-from jobs.models import Attempt, Content, IdempotencyKey, Job, OneTimeLink
+from jobs.models import Attempt, Content, IdempotencyKey, Job, OneTimeLink, PersonalToken
 from jobs.scheduling import words
 from jobs.states import TERMINAL
 
@@ -131,12 +132,13 @@ def _forget_content(sha256: str, before: datetime) -> bool:
 # --- rows ---------------------------------------------------------------------------------------------------------------
 
 
-def _expired(now: datetime) -> Iterator[QuerySet[IdempotencyKey] | QuerySet[OneTimeLink] | QuerySet[AuthToken] | QuerySet[Session]]:
+def _expired(now: datetime) -> Iterator[QuerySet[Any]]:
     yield IdempotencyKey.objects.filter(created_at__lt=now - KEEP_KEYS)
     yield OneTimeLink.objects.filter(expires_at__lt=now)
     yield AuthToken.objects.filter(expiry__lt=now)
+    yield PersonalToken.objects.filter(expires_at__lt=now)
     yield Session.objects.filter(expire_date__lt=now)
 
 
-def _forget(rows: QuerySet[IdempotencyKey] | QuerySet[OneTimeLink] | QuerySet[AuthToken] | QuerySet[Session], dry_run: bool) -> int:
+def _forget(rows: QuerySet[Any], dry_run: bool) -> int:
     return rows.count() if dry_run else rows.delete()[0]

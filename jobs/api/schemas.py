@@ -297,3 +297,22 @@ class NotificationBody(Body):
     created_at = s.DateTimeField()
     next_at = s.DateTimeField(allow_null=True)
     sent_at = s.DateTimeField(allow_null=True)
+
+
+class PersonalTokenBody(Body):
+    id = s.IntegerField()
+    name = s.CharField()
+    scope = s.ChoiceField(choices=["read", "all"], help_text="read: changes nothing; all: whatever you may.")
+    created_at = s.DateTimeField()
+    expires_at = s.DateTimeField()
+    last_used_at = s.DateTimeField(allow_null=True, help_text="To the minute.")
+
+
+class MadeTokenBody(PersonalTokenBody):
+    token = s.CharField(help_text="The secret: it is not shown again.")
+
+
+class MakeTokenBody(Body):
+    name = s.CharField(max_length=80)
+    scope = s.ChoiceField(choices=["read", "all"], required=False)
+    days = s.IntegerField(min_value=1, max_value=3650, required=False, help_text="How long it works; 90.")

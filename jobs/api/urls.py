@@ -2,7 +2,18 @@ from __future__ import annotations
 
 from django.urls import path
 
-from jobs.api import artifact_views, auth_views, host_views, job_views, log_views, measure_views, notification_views, schema, stream
+from jobs.api import (
+    artifact_views,
+    auth_views,
+    host_views,
+    job_views,
+    log_views,
+    measure_views,
+    notification_views,
+    schema,
+    stream,
+    token_views,
+)
 
 _action = job_views.JobActionView.as_view
 _host = host_views.HostActionView.as_view
@@ -12,6 +23,8 @@ urlpatterns = [
     path("auth/login/", auth_views.LoginView.as_view()),
     path("auth/logout/", auth_views.LogoutView.as_view()),
     path("auth/me/", auth_views.MeView.as_view()),
+    path("auth/tokens/", token_views.TokensView.as_view()),
+    path("auth/tokens/<int:id>/", token_views.TokenView.as_view()),
     path("jobs/", job_views.JobsView.as_view()),
     path("jobs/<int:id>/", job_views.JobView.as_view()),
     path("jobs/<int:id>/cancel/", _action(action="cancel")),

@@ -9,6 +9,7 @@ from jobs.models.leader import Leader
 from jobs.models.notification import Notification
 from jobs.models.share import Share
 from jobs.models.signin import OneTimeLink
+from jobs.models.token import PersonalToken
 from jobs.models.user import User
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Leader",
     "Notification",
     "OneTimeLink",
+    "PersonalToken",
     "Share",
     "User",
 ]

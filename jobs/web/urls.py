@@ -23,6 +23,7 @@ urlpatterns = [
     path("live/", overview.overview_live, name="overview-live"),
     path("signin/", account.sign_in, name="signin"),
     path("signin/<str:token>/", account.sign_in_by_link, name="signin-link"),
+    path("account/tokens/", account.my_tokens, name="tokens"),
     path("language/", set_language, name="set_language"),
     path("signout/", LogoutView.as_view(), name="signout"),
     path("jobs/", joblist.job_list, name="jobs"),

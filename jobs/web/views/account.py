@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView, redirect_to_login
@@ -14,10 +15,11 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_GET, require_http_methods
 
-from jobs import access
+from jobs import access, tokens
 from jobs.web import onetime
+from jobs.web.people import UserRequest, signed_in
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 
@@ -55,6 +57,29 @@ def sign_in_by_link(request: HttpRequest, token: str) -> HttpResponse:
     response = redirect("overview")
     response["Referrer-Policy"] = "no-referrer"
     return response
+
+
+@signed_in
+@require_http_methods(["GET", "HEAD", "POST"])
+def my_tokens(request: UserRequest) -> HttpResponse:
+    """Tokens for scripts: a new one's secret is shown in the answer to its making, and never again."""
+    secret, error = "", ""
+    if request.method == "POST" and request.POST.get("take_back"):
+        if tokens.take_back(request.user, _number(request.POST["take_back"])):
+            messages.success(request, _("The token is taken back: it opens nothing any more."))
+        return redirect("tokens")
+    if request.method == "POST":
+        try:
+            name, scope = request.POST.get("name", ""), request.POST.get("scope", "")
+            _made, secret = tokens.make(request.user, name=name, scope=scope, days=_number(request.POST.get("days", "")))
+        except tokens.TokenRefused as exc:
+            error = str(exc)
+    context = {"page": "tokens", "tokens": tokens.of(request.user), "secret": secret, "error": error, "days": tokens.DEFAULT_DAYS}
+    return render(request, "jobs/tokens.html", context, status=400 if error else 200)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
 
 
 @never_cache

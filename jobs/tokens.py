@@ -1,0 +1,65 @@
+"""Personal tokens: made, looked at, and taken back; the same for pages and REST."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from knox.models import AuthToken
+
+from jobs.models import PersonalToken, User
+
+LONGEST_NAME, LONGEST_DAYS, MOST = 80, 3650, 50
+DEFAULT_DAYS = 90
+_NOTE_EVERY = timedelta(minutes=1)
+
+
+class TokenRefused(ValueError):
+    """`field` is what has to be mended; the text says how."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def make(user: User, *, name: str, scope: str, days: int) -> tuple[PersonalToken, str]:
+    """A new token and its secret, which nobody can see again. Raises TokenRefused."""
+    name = " ".join(name.split())
+    if not name or len(name) > LONGEST_NAME:
+        raise TokenRefused("name", f"Give it a name of at most {LONGEST_NAME} characters, so that you know it again.")
+    if scope not in (PersonalToken.READ, PersonalToken.ALL):
+        raise TokenRefused("scope", "Write read or all.")
+    if not 1 <= days <= LONGEST_DAYS:
+        raise TokenRefused("days", f"Write a number of days from 1 to {LONGEST_DAYS}.")
+    if of(user).count() >= MOST:
+        raise TokenRefused("name", f"You have {MOST} tokens: take one back first.")
+    with transaction.atomic():
+        auth, secret = AuthToken.objects.create(user, expiry=timedelta(days=days))
+        given = {"created_at": auth.created, "expires_at": auth.expiry, "name": name, "scope": scope}
+        return PersonalToken.objects.create(owner=user, digest=auth.digest, **given), secret
+
+
+def of(user: User) -> QuerySet[PersonalToken]:
+    """Those that still work, newest first."""
+    living = AuthToken.objects.filter(user=user).values("digest")
+    return PersonalToken.objects.filter(owner=user, expires_at__gt=timezone.now(), digest__in=living).order_by("-created_at", "-id")
+
+
+def take_back(user: User, number: int) -> bool:
+    """From now on it opens nothing; False where this person has none with this number."""
+    found = PersonalToken.objects.filter(pk=number, owner=user).first()
+    if found is None:
+        return False
+    with transaction.atomic():
+        AuthToken.objects.filter(digest=found.digest).delete()
+        found.delete()
+    return True
+
+
+def used(token: PersonalToken, now: datetime) -> None:
+    """Noted once a minute at most."""
+    stale = Q(last_used_at=None) | Q(last_used_at__lt=now - _NOTE_EVERY)
+    if token.last_used_at is None or token.last_used_at < now - _NOTE_EVERY:
+        PersonalToken.objects.filter(stale, pk=token.pk).update(last_used_at=now)
