@@ -33,6 +33,8 @@ LARGEST_BYTES = 64 * 2**20
 LARGEST_COLLECTED_BYTES = 64 * 2**20
 """Of all files of an attempt together that are fetched without being asked for."""
 COLLECT_FOR = timedelta(hours=1)
+SLACK_S = 2.0
+"""What was written before an attempt began is not what it left; both moments are by its host's clock."""
 MOST_PIXELS = 50_000_000
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 THUMBNAIL, FULL = 320, 2000
@@ -73,7 +75,8 @@ def left_by(job: Job, attempt: Attempt, *, wait_s: float = asking.WAIT_S) -> Lef
     if asked.error:
         return Left(error=asked.error)
     try:
-        return Left(_files(asked.told))
+        since = attempt.started_at.timestamp() - SLACK_S
+        return Left(tuple(file for file in _files(asked.told) if file.modified_at >= since))
     except (ValueError, TypeError, KeyError):
         return Left(error=f"{attempt.host} has given no list that can be read.")
 

@@ -64,7 +64,7 @@ def left(host: Host, work: Path, ada: User) -> tuple[Job, Attempt]:
     host.report(Ended, spec)
     job = make_job(ada, artifacts=PATTERNS, uid=spec.job)
     now = timezone.now()
-    attempt = make_attempt(job, 1, fence=spec.fence, host=HOST, outcome="completed", started_at=now, ended_at=now)
+    attempt = make_attempt(job, 1, fence=spec.fence, host=HOST, outcome="completed", started_at=now - timedelta(hours=1), ended_at=now)
     return put_into(job, JobState.COMPLETED, ended_at=now) or job, attempt
 
 
@@ -155,6 +155,11 @@ def test_files_that_match_are_listed_and_read_and_no_others(left: tuple[Job, Att
     for name in ("other.log", "link.png", "pipe", "../work/result.png", "/etc/passwd", "folder.png/result.png", "", "result.png/x", "\0"):
         with pytest.raises(artifacts.NotToBeHad):
             artifacts.content(job, attempt, name)
+
+
+def test_file_of_before_the_attempt_is_not_what_it_left(left: tuple[Job, Attempt], work: Path) -> None:
+    os.utime(work / "result.png", (0, time.time() - 4000))
+    assert [file.name for file in artifacts.left_by(*left).files] == ["plots/b.txt", "plots/deep/a.txt"]
 
 
 def test_file_that_is_too_large_stays_where_it_is(left: tuple[Job, Attempt], work: Path) -> None:
