@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone, translation
 
 from jobs import artifacts, logs
@@ -78,7 +78,7 @@ class Postman:
             Notification.objects.filter(pk=row.pk).update(state=Notification.PENDING, next_at=until, lease_until=None, tries=row.tries - 1)
 
     def _send(self, row: Notification, attempt: Attempt | None, now: datetime) -> None:
-        rows = _folded(row, now)
+        rows = [row, *self._claimed_with(row, now)]
         try:
             channel = channels.BY_NAME.get(row.channel)
             if channel is None or not channel.configured():
@@ -86,21 +86,30 @@ class Postman:
             message_id = message_id_of(row)
             channel.send(_letter(rows, attempt), row.recipient, message_id=message_id, thread_id=thread_id_of(row.job))
         except NotSent as exc:
-            self._failed(row, str(exc), now, for_good=exc.for_good)
+            self._failed(rows, str(exc), now, for_good=exc.for_good)
         except Exception as exc:  # A letter that cannot be made must not keep the others.
             log.exception("notification %d", row.pk, extra={"action": "notification_failed", "job_id": row.job_id})
-            self._failed(row, f"The letter could not be made: {type(exc).__name__}: {exc}"[:1000], now)
+            self._failed(rows, f"The letter could not be made: {type(exc).__name__}: {exc}"[:1000], now)
         else:
             with self._writing():
                 sent = {"state": Notification.SENT, "sent_at": timezone.now(), "message_id": message_id, "error": "", "lease_until": None}
                 Notification.objects.filter(pk__in=[one.pk for one in rows]).update(**sent)
             log.info("told %s of job %d", row.recipient, row.job_id, extra={"action": "notification_sent", "job_id": row.job_id})
 
-    def _failed(self, row: Notification, why: str, now: datetime, *, for_good: bool = False) -> None:
+    def _claimed_with(self, row: Notification, now: datetime) -> list[Notification]:
+        others = list(_folded(row, now).select_related("event", "job", "job__owner").order_by("id"))
+        if not others:
+            return []
+        with self._writing():
+            pending = Notification.objects.filter(state=Notification.PENDING)
+            return [one for one in others if pending.filter(pk=one.pk).update(state=Notification.SENDING, lease_until=now + LEASE) == 1]
+
+    def _failed(self, rows: list[Notification], why: str, now: datetime, *, for_good: bool = False) -> None:
+        row = rows[0]
         dead = for_good or now - row.created_at > GIVE_UP_AFTER
         delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (row.tries - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 - to spread
         with self._writing():
-            Notification.objects.filter(pk=row.pk).update(
+            Notification.objects.filter(pk__in=[one.pk for one in rows]).update(
                 state=Notification.DEAD if dead else Notification.PENDING,
                 error=why,
                 next_at=now + timedelta(seconds=delay_s),
@@ -144,12 +153,10 @@ def _to_fold(row: Notification, now: datetime) -> datetime | None:
     return last.sent_at + FOLD if last and last.sent_at else None
 
 
-def _folded(row: Notification, now: datetime) -> list[Notification]:
-    """All failures that wait for this recipient, this one first: they go as one letter."""
-    if row.occasion not in FAILURES:
-        return [row]
-    others = Notification.objects.filter(_failures(row), state=Notification.PENDING, next_at__lte=now).exclude(pk=row.pk)
-    return [row, *others.select_related("event", "job", "job__owner").order_by("id")]
+def _folded(row: Notification, now: datetime) -> QuerySet[Notification]:
+    """The other failures that wait for this recipient: they go with this one as one letter."""
+    waiting = Notification.objects.filter(_failures(row), state=Notification.PENDING, next_at__lte=now).exclude(pk=row.pk)
+    return waiting if row.occasion in FAILURES else waiting.none()
 
 
 # --- names --------------------------------------------------------------------------------------------------------------

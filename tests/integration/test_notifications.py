@@ -346,6 +346,21 @@ def test_first_failure_is_told_at_once_and_the_next_ones_as_one(end: End, box: M
     assert {state for _, state in rows()} == {"sent"}
 
 
+def test_storm_that_could_not_be_told_waits_as_a_whole(end: End, box: Mailbox) -> None:
+    end(1, TRACEBACK)
+    post()
+    for _ in range(2):
+        end(1, TRACEBACK)
+    box.faults.append("451 later")
+    later = timezone.now() + FOLD + timedelta(minutes=1)
+    Postman().turn(later)
+    assert [row.state for row in Notification.objects.order_by("id")] == ["sent", "pending", "pending"]
+    assert len(set(Notification.objects.filter(state="pending").values_list("next_at", flat=True))) == 1
+    post(later + timedelta(minutes=1))
+    assert len(box.mails) == 2
+    assert {state for _, state in rows()} == {"sent"}
+
+
 # --- SMTP ---------------------------------------------------------------------------------------------------------------
 
 
