@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from gpuworker import lookingaround, protocol
+from gpuworker import gitstate, lookingaround, protocol
 from gpuworker.artifacts import Artifacts
 from gpuworker.link import Link
 from gpuworker.protocol import BadEnvelope, BadMessage, Kind
@@ -41,6 +41,7 @@ class Answering:
             Ask.ARTIFACTS: artifacts.listed,
             Ask.ARTIFACT: artifacts.piece,
             Ask.CHECK: lambda question: lookingaround.check(config, question.args),
+            Ask.GIT: lambda question: gitstate.of(question.args.get("working_dir", "")),
             Ask.ENVIRONMENTS: lambda question: lookingaround.environments(question.args),
         }
         self._free = threading.Semaphore(AT_ONCE)

@@ -28,6 +28,8 @@ class Ask(enum.StrEnum):
     """PIECE_BYTES at most of the file `name` from `offset` on: {data (base64), size}."""
     CHECK = "check"
     """Whether a job could start here: {directory, program, environment}, each a sentence that says why not, or empty."""
+    GIT = "git"
+    """Where a directory is in a git repository: {commit, branch, dirty}, else null."""
     ENVIRONMENTS = "environments"
     """Python environments of this host: a list of paths."""
 

@@ -20,6 +20,7 @@ from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.leader import Deposed, Leadership
 from jobs.notifications.sending import Postman
+from jobs.provenance import Provenance
 from jobs.reconcile import EVERY_S as RECONCILE_EVERY_S
 from jobs.reconcile import OldNews, Reconciler
 
@@ -208,6 +209,7 @@ class PostLoop(Loop):
         super().__init__("post")
         self._leadership = leadership
         self._postman = Postman(writing=leadership.writing)
+        self._provenance = Provenance()
         self._collect_at: dict[str, float] = {}
         """By host: not before. One that did not answer is not asked for each of its attempts."""
 
@@ -217,6 +219,7 @@ class PostLoop(Loop):
                 pass
             self._collect()
             failures.explain(timezone.now())
+            self._provenance.look(timezone.now())
         self.stopping.wait(LOOK_EVERY_S)
 
     def _collect(self) -> None:

@@ -73,6 +73,7 @@ def _attempt(attempt: Attempt, details: bool) -> dict[str, Any]:
         "oom_detected": attempt.oom_detected,
         "peak_memory_mib": attempt.peak_memory_mib,
         "message": attempt.message if details else None,
+        "git": (attempt.git or None) if details else None,
         "started_at": moment(attempt.started_at),
         "ended_at": moment(attempt.ended_at),
         "log_bytes": attempt.log_bytes,

@@ -35,6 +35,12 @@ class DeviceRefBody(Body):
     index = s.IntegerField()
 
 
+class GitBody(Body):
+    commit = s.CharField()
+    branch = s.CharField(help_text="Empty: none.")
+    dirty = s.BooleanField(allow_null=True, help_text="Whether tracked files had changes; null: not known.")
+
+
 class AttemptBody(Body):
     number = s.IntegerField()
     host = s.CharField()
@@ -45,6 +51,7 @@ class AttemptBody(Body):
     oom_detected = s.BooleanField()
     peak_memory_mib = s.IntegerField(allow_null=True, help_text="the most that its processes had on one of its devices")
     message = s.CharField(allow_null=True, help_text="Why it could not be launched; null in others' jobs.")
+    git = GitBody(allow_null=True, help_text="Of its working directory when it began; null: no repository, or not known.")
     started_at = s.DateTimeField(allow_null=True)
     ended_at = s.DateTimeField(allow_null=True)
     log_bytes = s.IntegerField()

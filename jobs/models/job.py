@@ -102,6 +102,8 @@ class Attempt(models.Model):
     oom_detected = models.BooleanField(default=False)
     peak_memory_mib = models.PositiveIntegerField(null=True, blank=True)
     """The most that its processes had on one of its devices, as the host saw it."""
+    git = models.JSONField(null=True, blank=True)
+    """{commit, branch, dirty} of its working directory when it began (jobs/provenance.py); empty: no repository; None: not asked."""
     failure = models.CharField(max_length=300, blank=True, default="")
     """What its log says of the failure, in a line (jobs/failures.py); `-`: nothing; empty: nobody has looked."""
     own_fault = models.BooleanField(default=True)
