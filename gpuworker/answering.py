@@ -40,7 +40,7 @@ class Answering:
         self._handlers: Mapping[Ask, Callable[[Question], Any]] = {
             Ask.ARTIFACTS: artifacts.listed,
             Ask.ARTIFACT: artifacts.piece,
-            Ask.CHECK: lambda question: lookingaround.check(config, question.args),
+            Ask.CHECK: lambda question: lookingaround.check(question.args),
             Ask.GIT: lambda question: gitstate.of(question.args.get("working_dir", "")),
             Ask.ENVIRONMENTS: lambda question: lookingaround.environments(question.args),
         }

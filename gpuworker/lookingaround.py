@@ -9,17 +9,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpuworker.settings import Settings, without_ours
+from gpuworker.settings import without_ours
 
 MOST_ENVIRONMENTS = 100
 
 
-def check(config: Settings, args: Mapping[str, str]) -> dict[str, str]:
+def check(args: Mapping[str, str]) -> dict[str, str]:
     """For each of directory, program and environment: why it would not do, as the rest of a sentence; empty where it would."""
     directory, environment = args.get("working_dir", ""), args.get("environment", "")
     return {
         "directory": _directory(directory),
-        "program": _program(config, args.get("command", ""), directory, environment),
+        "program": _program(args.get("command", ""), directory, _path(environment, args.get("path", ""))),
         "environment": "" if not environment or os.path.isdir(os.path.join(environment, "bin")) else "has no folder 'bin'",
     }
 
@@ -32,7 +32,7 @@ def _directory(path: str) -> str:
     return "" if os.access(path, os.W_OK) else "may not be written to"
 
 
-def _program(config: Settings, command: str, directory: str, environment: str) -> str:
+def _program(command: str, directory: str, path: str) -> str:
     """Only where the command begins with a plain word is it known which program that is."""
     try:
         word = next(iter(shlex.split(command, comments=True)), "")
@@ -41,15 +41,16 @@ def _program(config: Settings, command: str, directory: str, environment: str) -
     if not word or not all(c.isalnum() or c in "._-+/" for c in word):
         return ""
     if "/" in word:
-        path = os.path.join(directory, word)
-        return "" if os.access(path, os.X_OK) and os.path.isfile(path) else "is no program that may be run"
-    found = word in _BUILTINS or shutil.which(word, path=_path(environment))
+        program = os.path.join(directory, word)
+        return "" if os.access(program, os.X_OK) and os.path.isfile(program) else "is no program that may be run"
+    found = word in _BUILTINS or shutil.which(word, path=path)
     return "" if found else "is not found"
 
 
-def _path(environment: str) -> str:
+def _path(environment: str, own: str) -> str:
+    """Where the command would look: `own` is the PATH among the job's variables, and takes the place of the host's."""
     first = [os.path.join(environment, "bin")] if environment else []
-    return os.pathsep.join([*first, without_ours(os.environ).get("PATH", os.defpath)])
+    return os.pathsep.join([*first, own or without_ours(os.environ).get("PATH", os.defpath)])
 
 
 _BUILTINS = frozenset(

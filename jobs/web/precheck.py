@@ -58,7 +58,7 @@ def _on_hosts(job: Job, hosts: Iterable[HostView]) -> Iterable[Finding]:
     names = [host.name for host in hosts if host.accepts and request.allows(host.name)][:MOST_HOSTS]
     if not names:
         return
-    args = {"working_dir": job.working_dir, "command": job.command, "environment": job.environment}
+    args = {"working_dir": job.working_dir, "command": job.command, "environment": job.environment, "path": job.env.get("PATH", "")}
     answers = asking.ask_all(names, Ask.CHECK, args, wait_s=WAIT_S)
     wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, answer in answers.items():

@@ -85,6 +85,17 @@ def test_host_says_what_would_keep_a_job_from_starting(host: Host, work: Path) -
     assert said(environment=str(work))["environment"] == "has no folder 'bin'"
 
 
+def test_program_is_looked_for_where_the_job_would(host: Host, work: Path) -> None:
+    (work / "bin").mkdir()
+    (work / "bin" / "own-program").touch(mode=0o755)
+
+    def said(path: str) -> Any:
+        return asking.ask(HOST, Ask.CHECK, {"working_dir": str(work), "command": "own-program", "path": path}).told["program"]
+
+    assert said("") == "is not found"
+    assert said(str(work / "bin")) == ""
+
+
 def test_host_names_its_environments(host: Host, work: Path) -> None:
     for name in (".venv", "env"):
         (work / name / "bin").mkdir(parents=True)

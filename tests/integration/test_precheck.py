@@ -53,7 +53,8 @@ def test_directory_and_program_that_are_there_are_said_and_that_it_would_start(
     told = said(client, ada)
     assert "Directory and program are there on gpu-a." in told
     assert "It would start at once." in told
-    assert hosts.asked == [(["gpu-a"], Ask.CHECK, {"working_dir": "/home/ada/mnist", "command": "python train.py", "environment": ""})]
+    args = {"working_dir": "/home/ada/mnist", "command": "python train.py", "environment": "", "path": ""}
+    assert hosts.asked == [(["gpu-a"], Ask.CHECK, args)]
     assert not Job.objects.exists()
 
 
