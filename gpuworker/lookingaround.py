@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from gpuworker.settings import without_ours
 
 MOST_ENVIRONMENTS = 100
+MOST_NOTED = 64 * 1024
+"""Bytes that are read of the list of environments that conda keeps."""
 
 
 def check(args: Mapping[str, str]) -> dict[str, str]:
@@ -83,7 +86,7 @@ def environments(args: Mapping[str, str]) -> list[str]:
     """conda prefixes that conda has noted, venvs in the working directory and beside it."""
     found: dict[str, Any] = {}
     for path in (*_conda(), *_venvs(args.get("working_dir", ""))):
-        if os.access(os.path.join(path, "bin", "python"), os.X_OK):
+        if "\0" not in path and os.access(os.path.join(path, "bin", "python"), os.X_OK):
             found.setdefault(path)
         if len(found) >= MOST_ENVIRONMENTS:
             break
@@ -92,16 +95,20 @@ def environments(args: Mapping[str, str]) -> list[str]:
 
 def _conda() -> Iterator[str]:
     home = Path.home()
-    try:
-        yield from (
-            line.strip() for line in (home / ".conda" / "environments.txt").read_text(errors="replace").splitlines() if line.strip()
-        )
-    except OSError:
-        pass
+    yield from (line.strip() for line in _beginning(home / ".conda" / "environments.txt").splitlines() if line.strip())
     for root in ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba"):
         for base in (home / root, Path("/opt") / root):
             yield str(base)
             yield from (str(path) for path in sorted(base.glob("envs/*")))
+
+
+def _beginning(path: Path) -> str:
+    """Of a file that its owner may have made anything of: empty where it cannot be read, never waits for a pipe."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return file.read(MOST_NOTED).decode(errors="replace") if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else ""
+    except OSError:
+        return ""
 
 
 def _venvs(directory: str) -> Iterator[str]:

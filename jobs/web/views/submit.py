@@ -45,7 +45,7 @@ def job_check(request: UserRequest) -> HttpResponse:
 @require_GET
 def job_environments(request: UserRequest) -> HttpResponse:
     """Python environments of the hosts, for the list of a field."""
-    names = [host.name for host in hosts_now() if host.accepts]
+    names = [host.name for host in hosts_now() if host.accepts][: precheck.MOST_HOSTS]
     asked = asking.ask_all(names, Ask.ENVIRONMENTS, {"working_dir": request.GET.get("working_dir", "")[:4096]}) if names else {}
     found = {str(path) for answer in asked.values() if isinstance(answer.told, list) for path in answer.told}
     return render(request, "jobs/parts/environments.html", {"environments": sorted(found)[:200]})
