@@ -77,6 +77,10 @@ def host() -> int:
     return 1
 
 
+IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
+"""Most tests wait for other processes most of the time. A file stays in one process: its tests share what they start."""
+
+
 def test(arguments: Sequence[str]) -> int:
     """0 if all is well. Without arguments the linters come first; all of them run, whatever the first one says."""
     python = installing.ensure(tests=True).python
@@ -88,7 +92,7 @@ def test(arguments: Sequence[str]) -> int:
             [*module, "ruff", "check", "."],
             [python, *ISOLATED, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
             [*module, "mypy"],
-            *steps,
+            [*module, "pytest", *IN_PARALLEL],
         ]
     with tempfile.TemporaryDirectory(prefix="autotrainer-test-") as home:
         # mypy's Django plugin loads our settings: they must not make keys in the user's own home.
