@@ -76,6 +76,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "jobs.web.security.content_security_policy",
+    "jobs.audit.note_door",
     "autotrainer_site.middleware.in_one_thread",  # last
 ]
 

@@ -18,10 +18,11 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from gpuworker.protocol import DeviceReading, Ended, EndReason
-from jobs import hostlink, lifecycle
+from jobs import audit, hostlink, lifecycle
 from jobs.capacity import stale_after_s
 from jobs.hostlink import Heard
 from jobs.models import Attempt, Device, Host, User
+from jobs.models.audit import About, Act
 from jobs.states import HostState
 
 log = logging.getLogger(__name__)
@@ -34,26 +35,31 @@ class HostRefused(Exception):
     """An operator's wish that must not be granted; the text is for the operator."""
 
 
+@transaction.atomic
 def drain_host(name: str, actor: User, reason: str = "") -> bool:
     """Start nothing new there; what runs may finish. False if there is no such host."""
-    return told("drained", name, actor, reason, Host.objects.filter(name=name).update(drain=True, drain_reason=by(actor, reason)))
+    drained = Host.objects.filter(name=name).update(drain=True, drain_reason=by(actor, reason))
+    return told(Act.DRAINED, About.HOST, name, actor=actor, reason=reason, changed=drained)
 
 
+@transaction.atomic
 def resume_host(name: str, actor: User) -> bool:
     """Undo a drain. False if there is no such host."""
     resumed = Host.objects.filter(name=name).update(drain=False, drain_reason="", resumed_at=timezone.now())
-    return told("resumed", name, actor, "", resumed)
+    return told(Act.RESUMED, About.HOST, name, actor=actor, changed=resumed)
 
 
+@transaction.atomic
 def drain_device(uuid: str, actor: User, reason: str = "") -> bool:
     """Give this device to nobody any more, until an operator resumes it. False if there is no such device."""
     drained = Device.objects.filter(uuid=uuid).update(drain=True, drain_reason=by(actor, reason), drained_by_system=False)
-    return told("drained", uuid, actor, reason, drained)
+    return told(Act.DRAINED, About.DEVICE, uuid, actor=actor, reason=reason, changed=drained)
 
 
+@transaction.atomic
 def resume_device(uuid: str, actor: User) -> bool:
     """Undo a drain. False if there is no such device."""
-    return told("resumed", uuid, actor, "", _resume(Device.objects.filter(uuid=uuid)))
+    return told(Act.RESUMED, About.DEVICE, uuid, actor=actor, changed=_resume(Device.objects.filter(uuid=uuid)))
 
 
 def drain_unclean(host: str, unclean: Mapping[str, str], *, job_id: int) -> None:
@@ -148,7 +154,9 @@ def declare_lost(host: str, actor: User) -> int:
     _refuse_alive(host)
     now = timezone.now()
     _refuse_offered(host, now)
-    Host.objects.filter(pk=row.pk).update(state=HostState.LOST, reason=f"was declared lost by {actor.get_username()}")
+    with transaction.atomic():
+        Host.objects.filter(pk=row.pk).update(state=HostState.LOST, reason=f"was declared lost by {actor.get_username()}")
+        audit.record(actor, Act.DECLARED_LOST, About.HOST, target=host)
     log.warning("%s declared lost by %s", host, actor.get_username(), extra={"action": "declared_lost"})
     lost = 0
     for attempt in Attempt.objects.filter(outcome="", host=host).select_related("job"):
@@ -194,8 +202,11 @@ def by(actor: User, reason: str) -> str:
     return f"{actor.get_username()}{f': {reason}' if reason else ''}"[:500]
 
 
-def told(what: str, name: str, actor: User, reason: str, changed: int) -> bool:
+def told(act: Act, about: About, name: str, *, actor: User, changed: int, what: str = "", reason: str = "") -> bool:
+    """Write down what was changed, where it was, and wake the scheduler: a resume may let a job start."""
     if changed:
-        log.info("%s %s by %s%s", name, what, actor.get_username(), f": {reason}" if reason else "", extra={"action": what})
-        hostlink.ring()  # a resume may let a job start
+        audit.record(actor, act, about, target=name, detail=": ".join(filter(None, (what, reason))))
+        said = f"{what or act}{f': {reason}' if reason else ''}"
+        log.info("%s by %s: %s", name, actor.get_username(), said, extra={"action": str(act)})
+        transaction.on_commit(lambda: bool(hostlink.ring()), robust=True)
     return changed == 1

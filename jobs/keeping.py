@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from django.db import transaction
 from django.utils import timezone
 
 from jobs.drains import by, told
 from jobs.models import Device, User
+from jobs.models.audit import About, Act
 
 
 class KeepRefused(Exception):
@@ -21,6 +23,7 @@ class KeepRefused(Exception):
         self.field = field
 
 
+@transaction.atomic
 def keep(uuid: str, actor: User, *, person: str, until: datetime | None, reason: str = "") -> bool:
     """Raises KeepRefused; False if there is no such device."""
     if until is None or until <= timezone.now():
@@ -29,10 +32,12 @@ def keep(uuid: str, actor: User, *, person: str, until: datetime | None, reason:
     if user is None:
         raise KeepRefused("user", f"Nobody of the name {person!r} can sign in here.")
     kept = Device.objects.filter(uuid=uuid).update(kept_for=user, kept_until=until, kept_by=by(actor, reason))
-    return told(f"kept for {person} until {until.isoformat(timespec='minutes')}", uuid, actor, reason, kept)
+    what = f"kept for {person} until {until.isoformat(timespec='minutes')}"
+    return told(Act.KEPT, About.DEVICE, uuid, actor=actor, changed=kept, what=what, reason=reason)
 
 
+@transaction.atomic
 def give_back(uuid: str, actor: User) -> bool:
     """Undo `keep`. False if there is no such device."""
     given = Device.objects.filter(uuid=uuid).update(kept_for=None, kept_until=None, kept_by="")
-    return told("kept for nobody any more", uuid, actor, "", given)
+    return told(Act.GIVEN_BACK, About.DEVICE, uuid, actor=actor, changed=given, what="kept for nobody any more")

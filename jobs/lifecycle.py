@@ -17,8 +17,9 @@ from django.utils import timezone
 
 from gpuworker import failpoints, protocol
 from gpuworker.protocol import Ended, Refused, Started
-from jobs import capacity, hostlink, line, settlement, swaps
+from jobs import audit, capacity, hostlink, line, settlement, swaps
 from jobs.models import Attempt, Dispatch, Job, JobEvent, User
+from jobs.models.audit import About, Act
 from jobs.notifications import outbox
 from jobs.scheduling.shortage import Shortage, shortage
 from jobs.settlement import moment
@@ -457,6 +458,8 @@ def _event(
     job_id: int, kind: str, message: str, *, actor: User | None = None, attempt: int | None = None, data: dict[str, Any] | None = None
 ) -> None:
     told = {"actor": actor, "attempt": attempt, "message": message, "data": data or {}}
+    if actor and kind != "copied":  # which `submitted` has told
+        audit.record(actor, Act(kind), About.JOB, target=job_id, detail=message)
     outbox.note(JobEvent.objects.create(job_id=job_id, type=kind, at=timezone.now(), **told))
 
 

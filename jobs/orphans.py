@@ -12,9 +12,10 @@ from uuid import UUID
 
 from django.conf import settings
 
-from jobs import capacity, hostlink, lifecycle
+from jobs import audit, capacity, hostlink, lifecycle
 from jobs.hostlink import Heard
 from jobs.models import Job
+from jobs.models.audit import About, Act
 from jobs.scheduling import words
 from jobs.scheduling.inventory import HostView, Orphan
 from jobs.states import JobState
@@ -60,7 +61,10 @@ def end(key: str) -> str:
     fence = int(key.rpartition(".")[2])
     log.warning("%s is told to end %s", host, words.orphan(orphan), extra={"action": "orphan_stopped", "attempt_key": key})
     sent = hostlink.stop_on(host, job=orphan.job, attempt=orphan.attempt, fence=fence, kill_grace_s=settings.AUTOTRAINER.kill_grace_s)
-    return host if sent else ""
+    if not sent:
+        return ""
+    audit.record(None, Act.ORPHAN_ENDED, About.HOST, target=host, detail=f"{key}: {words.orphan(orphan)}")
+    return host
 
 
 def _is_uuid(text: str) -> bool:

@@ -1,5 +1,5 @@
 """What is thrown away after a while: logs and swapped files of jobs that ended long ago, and keys, links, tokens and sessions
-that have expired.
+that have expired; and audit rows after years.
 
 Jobs, attempts and events stay. A log that is gone says so, and when it went.
 """
@@ -22,7 +22,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from knox.models import AuthToken
 
-from jobs.models import Attempt, Content, IdempotencyKey, Job, OneTimeLink, PersonalToken
+from jobs.models import Attempt, AuditEntry, Content, IdempotencyKey, Job, OneTimeLink, PersonalToken
 from jobs.scheduling import words
 from jobs.states import TERMINAL
 
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 BATCH = 200
 KEEP_KEYS = timedelta(days=7)
 """How long a submission that is sent again with its Idempotency-Key is recognised."""
+KEEP_AUDIT = timedelta(days=2 * 365)
+"""At least, whatever is told to go: who did something is often asked long after its logs have gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,13 @@ class Pruned:
     expired: int
     contents: int
     """Files that were handed in to be swapped, and that no job needs any more."""
+    audit: int = 0
 
     def __str__(self) -> str:
         size = f"{self.log_bytes / 2**20:,.1f} MiB"
         files = words.plural(self.contents, "swapped file")
-        return f"the logs of {words.plural(self.jobs, 'job')} ({size}), {files}, {self.expired} expired keys, links, tokens and sessions"
+        rows = f"{self.expired} expired keys, links, tokens and sessions, {words.plural(self.audit, 'audit row')}"
+        return f"the logs of {words.plural(self.jobs, 'job')} ({size}), {files}, {rows}"
 
 
 def prune(*, days: int, now: datetime, dry_run: bool = False) -> Pruned:
@@ -60,7 +64,8 @@ def prune(*, days: int, now: datetime, dry_run: bool = False) -> Pruned:
             if not dry_run:
                 _remove(number, now)
     contents = _forget_contents(now - timedelta(days=days), dry_run=dry_run)
-    pruned = Pruned(jobs, log_bytes, sum(_forget(rows, dry_run) for rows in _expired(now)), contents)
+    audit = _forget(AuditEntry.objects.filter(at__lt=now - max(KEEP_AUDIT, timedelta(days=days))), dry_run)
+    pruned = Pruned(jobs, log_bytes, sum(_forget(rows, dry_run) for rows in _expired(now)), contents, audit)
     if not dry_run:
         log.info("pruned: %s", pruned, extra={"action": "pruned"})
     return pruned

@@ -22,6 +22,7 @@ from jobs.capacity import stale_after_s
 from jobs.drains import HostRefused, by, told
 from jobs.hostlink import Heard
 from jobs.models import Host, User
+from jobs.models.audit import About, Act
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +33,17 @@ _CREDIBLE_SERIAL = 2**53
 """No host of ours comes here: serials are milliseconds."""
 
 
+@transaction.atomic
 def set_rule(name: str, actor: User, *, memory_mib: int | None, idle_min: int | None, reason: str = "") -> bool:
     """From now on this counts as use of the host's devices; None: the default. False if there is no such host."""
-    with transaction.atomic():
-        host = _locked(name)
-        if host is None:
-            return False
-        signed = {"rule_by": by(actor, reason), "rule_at": timezone.now()}
-        _change(host, use_memory_mib=memory_mib, use_idle_min=idle_min, **signed)
+    host = _locked(name)
+    if host is None:
+        return False
+    signed = {"rule_by": by(actor, reason), "rule_at": timezone.now()}
+    _change(host, use_memory_mib=memory_mib, use_idle_min=idle_min, **signed)
     mib, minutes = _effective(memory_mib, idle_min)
-    return told(f"counts as used from {mib} MiB or {minutes} min after computing on", name, actor, reason, 1)
+    what = f"counts as used from {mib} MiB or {minutes} min after computing on"
+    return told(Act.RULE_SET, About.HOST, name, actor=actor, changed=1, what=what, reason=reason)
 
 
 def ignore(name: str, actor: User, pid: int, reason: str = "") -> None:
@@ -63,7 +65,7 @@ def ignore(name: str, actor: User, pid: int, reason: str = "") -> None:
             "at": timezone.now().isoformat(timespec="seconds").replace("+00:00", "Z"),
         }
         _change(host, ignored=[*kept, entry])
-    told(f"ignores pid {pid}", name, actor, reason, 1)
+        told(Act.IGNORED, About.HOST, name, actor=actor, changed=1, what=f"ignores pid {pid}", reason=reason)
 
 
 def heed(name: str, actor: User, pid: int) -> None:
@@ -75,7 +77,7 @@ def heed(name: str, actor: User, pid: int) -> None:
         if len(kept) == len(host.ignored):
             raise HostRefused(f"No process with pid {pid} is ignored on {name}.")
         _change(host, ignored=kept)
-    told(f"ignores pid {pid} no more", name, actor, "", 1)
+        told(Act.HEEDED, About.HOST, name, actor=actor, changed=1, what=f"ignores pid {pid} no more")
 
 
 def _locked(name: str) -> Host | None:

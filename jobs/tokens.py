@@ -9,7 +9,9 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 from knox.models import AuthToken
 
+from jobs import audit
 from jobs.models import PersonalToken, User
+from jobs.models.audit import About, Act
 
 LONGEST_NAME, LONGEST_DAYS, MOST = 80, 3650, 50
 DEFAULT_DAYS = 90
@@ -38,7 +40,9 @@ def make(user: User, *, name: str, scope: str, days: int) -> tuple[PersonalToken
     with transaction.atomic():
         auth, secret = AuthToken.objects.create(user, expiry=timedelta(days=days))
         given = {"created_at": auth.created, "expires_at": auth.expiry, "name": name, "scope": scope}
-        return PersonalToken.objects.create(owner=user, digest=auth.digest, **given), secret
+        made = PersonalToken.objects.create(owner=user, digest=auth.digest, **given)
+        audit.record(user, Act.MADE, About.TOKEN, target=name, detail=f"May {scope}, for {days} days.")
+        return made, secret
 
 
 def of(user: User) -> QuerySet[PersonalToken]:
@@ -49,13 +53,29 @@ def of(user: User) -> QuerySet[PersonalToken]:
 
 def take_back(user: User, number: int) -> bool:
     """From now on it opens nothing; False where this person has none with this number."""
-    found = PersonalToken.objects.filter(pk=number, owner=user).first()
+    found = PersonalToken.objects.select_related("owner").filter(pk=number, owner=user).first()
     if found is None:
         return False
-    with transaction.atomic():
-        AuthToken.objects.filter(digest=found.digest).delete()
-        found.delete()
+    end(found, actor=user)
     return True
+
+
+@transaction.atomic
+def end(token: PersonalToken, *, actor: User) -> None:
+    """Whoever holds it is refused from now on."""
+    AuthToken.objects.filter(digest=token.digest).delete()
+    if PersonalToken.objects.filter(pk=token.pk).delete()[0]:
+        audit.record(actor, Act.TAKEN_BACK, About.TOKEN, target=token.name, detail=f"Of {token.owner}.")
+
+
+@transaction.atomic
+def end_all(person: User, *, actor: User) -> int:
+    """All of a person's, those of signing in too; how many they were."""
+    number: int = AuthToken.objects.filter(user=person).delete()[0]
+    PersonalToken.objects.filter(owner=person).delete()
+    if number:
+        audit.record(actor, Act.TAKEN_BACK, About.PERSON, target=person.get_username(), detail=f"All {number} tokens.")
+    return number
 
 
 def used(token: PersonalToken, now: datetime) -> None:

@@ -10,8 +10,8 @@ from django.contrib import admin
 from django.contrib.auth.models import Group
 from knox.models import AuthToken
 
-from jobs.admin import device, host, job, notification, people
+from jobs.admin import audit, device, host, job, notification, people
 
-__all__ = ["device", "host", "job", "notification", "people"]
+__all__ = ["audit", "device", "host", "job", "notification", "people"]
 
 admin.site.unregister([Group, AuthToken])

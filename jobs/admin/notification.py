@@ -33,7 +33,7 @@ class NotificationAdmin(OperatorsAdmin):
         dialog=asking(_("Send it again?"), _("It is tried for another week."), _("Send it")),
     )
     def again_one(self, request: UserRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
-        if send_again(self.found(request, object_id)):
+        if send_again(self.found(request, object_id), actor=request.user):
             messages.success(request, _("It is sent again."))
         else:
             messages.warning(request, _("It is not dead, so it was left as it is."))

@@ -13,8 +13,10 @@ from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from jobs import access
+from jobs.admin.audit import Audited
 from jobs.admin.base import for_each
 from jobs.models import User
+from jobs.models.audit import About
 from jobs.web.people import UserRequest
 
 if TYPE_CHECKING:
@@ -28,9 +30,10 @@ class PersonRefused(Exception):
 
 
 @admin.register(User)
-class PeopleAdmin(_UserAdmin, ModelAdmin):
+class PeopleAdmin(Audited, _UserAdmin, ModelAdmin):
     """Passwords go through Django's forms. Who has jobs stays: an account is closed, not deleted."""
 
+    about = About.PERSON
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -78,6 +81,10 @@ class PeopleAdmin(_UserAdmin, ModelAdmin):
 
     # --- writing ---
 
+    def stands(self, obj: User) -> str:
+        words = [f"Now {obj.role}", "superuser" if obj.is_superuser else "", "" if obj.is_active else "closed"]
+        return f"{', '.join(filter(None, words))}."
+
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         """What was changed and no more: a password or a role that somebody else changes meanwhile stays."""
         if change:
@@ -99,4 +106,5 @@ class PeopleAdmin(_UserAdmin, ModelAdmin):
         if not access.may_change_person(request.user, person):
             raise PersonRefused(_("%(name)s is a superuser: only superusers change that account.") % {"name": person})
         User.objects.filter(pk=person.pk).update(is_active=active)
+        person.is_active = active
         self.log_change(request, person, "Account opened again." if active else "Account closed.")

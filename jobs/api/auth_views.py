@@ -13,11 +13,12 @@ from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from jobs import access
+from jobs import access, audit
 from jobs.api import schemas
 from jobs.api.base import ApiView, body_of, no_fields, person
 from jobs.api.representation import moment
 from jobs.models import User
+from jobs.models.audit import About, Act
 
 
 class LoginView(ApiView):
@@ -38,6 +39,7 @@ class LoginView(ApiView):
             raise AuthenticationFailed("The user name or the password is wrong.")
         AuthToken.objects.filter(user=user, expiry__lt=timezone.now()).delete()
         token, secret = AuthToken.objects.create(user)
+        audit.record(user, Act.SIGNED_IN, About.PERSON, target=username, detail="With the password, for a token.")
         return Response({"token": secret, "expires_at": moment(token.expiry)})
 
     def get_authenticate_header(self, request: Request) -> str:

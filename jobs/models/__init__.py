@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs.models.audit import AuditEntry
 from jobs.models.content import Content
 from jobs.models.host import Device, Host
 from jobs.models.job import Attempt, Dispatch, IdempotencyKey, Job, JobEvent
@@ -14,6 +15,7 @@ from jobs.models.user import User
 
 __all__ = [
     "Attempt",
+    "AuditEntry",
     "Content",
     "Device",
     "Dispatch",

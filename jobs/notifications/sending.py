@@ -20,8 +20,9 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone, translation
 
-from jobs import artifacts, logs
-from jobs.models import Attempt, Job, Notification
+from jobs import artifacts, audit, logs
+from jobs.models import Attempt, Job, Notification, User
+from jobs.models.audit import About, Act
 from jobs.notifications import channels, compose
 from jobs.notifications.letter import Letter, NotSent
 from jobs.notifications.occasions import FAILURES, Occasion
@@ -118,11 +119,15 @@ class Postman:
         log.warning("%s", why, extra={"action": "notification_failed", "job_id": row.job_id})
 
 
-def send_again(row: Notification) -> bool:
+@transaction.atomic
+def send_again(row: Notification, *, actor: User) -> bool:
     """Try a dead letter anew, for another week; False where it is not dead."""
     now = timezone.now()
     anew = {"state": Notification.PENDING, "next_at": now, "created_at": now, "tries": 0}
-    return Notification.objects.filter(pk=row.pk, state=Notification.DEAD).update(**anew) == 1
+    if Notification.objects.filter(pk=row.pk, state=Notification.DEAD).update(**anew) != 1:
+        return False
+    audit.record(actor, Act.SENT_AGAIN, About.LETTER, target=row.pk, detail=f"{row}.")
+    return True
 
 
 def _letter(rows: list[Notification], attempt: Attempt | None) -> Letter:

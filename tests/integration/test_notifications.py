@@ -253,7 +253,7 @@ def test_address_that_is_refused_for_good_is_dead_at_once_and_can_be_tried_again
     assert "550 no such user" in told[0]["error"]
     box.refused.clear()
     dead, sent = Notification.objects.order_by("id")
-    assert (send_again(dead), send_again(sent)) == (True, False)
+    assert (send_again(dead, actor=job.owner), send_again(sent, actor=job.owner)) == (True, False)
     post()
     assert rows() == [("x@example.org", "sent"), ("y@example.org", "sent")]
 

@@ -122,7 +122,7 @@ def told(*words: str) -> str:
 
 def test_prune_says_what_would_go_and_what_went(ann: User) -> None:
     old = a_job(ann, days_ago=40)
-    assert told() == "Removed the logs of 0 jobs (0.0 MiB), 0 swapped files, 0 expired keys, links, tokens and sessions.\n"
+    assert told() == "Removed the logs of 0 jobs (0.0 MiB), 0 swapped files, 0 expired keys, links, tokens and sessions, 0 audit rows.\n"
     assert told("--days", "30", "--dry-run").startswith("Would remove the logs of 1 job (0.0 MiB)")
     assert stored(old) == [old.pk]
     assert told("--days", "30").startswith("Removed the logs of 1 job")

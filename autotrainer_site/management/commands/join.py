@@ -11,7 +11,9 @@ from django.db import DatabaseError
 
 from autotrainer_site import keys
 from gpuworker import protocol
+from jobs import audit
 from jobs.models import Host
+from jobs.models.audit import About, Act
 
 
 class Command(BaseCommand):
@@ -32,6 +34,7 @@ class Command(BaseCommand):
             )
         try:
             Host.objects.get_or_create(name=name)
+            audit.record(None, Act.MADE, About.HOST, target=name, detail="Its key was printed.")
         except DatabaseError as exc:
             sys.exit(f"The database cannot be used ({exc}). Start AutoTrainer once, then ask again.")
         for warning in _warnings(ours.redis_url):

@@ -9,7 +9,9 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError
 
 from autotrainer_site import prepare
+from jobs import audit
 from jobs.models import User
+from jobs.models.audit import About, Act
 from jobs.web.onetime import LIFETIME, make_link
 
 
@@ -24,6 +26,7 @@ class Command(BaseCommand):
         try:
             user = self._user(options["user"])
             self.stdout.write(make_link(user))
+            audit.record(None, Act.LINK_MADE, About.PERSON, target=user.get_username(), detail="It signs in once.")
         except DatabaseError as exc:
             sys.exit(f"The database cannot be used ({exc}). Start AutoTrainer once, then ask again.")
         self.stderr.write(f"It signs in {user.get_username()} once, within {LIFETIME.seconds // 60} minutes.")
