@@ -9,6 +9,7 @@ import functools
 import logging
 import math
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +37,20 @@ CANARY_QUEUE = 200
 """A queue as long as this gets no more canaries."""
 
 
+_making = threading.Lock()
+
+
 @functools.cache
 def client() -> redis.Redis:
     """The control plane's Redis connection pool; answers are bytes. Blocking reads must stay below its 15 s timeout."""
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=15, socket_connect_timeout=2, health_check_interval=10)
+    with _making:
+        return _client_of(settings.REDIS_URL)
+
+
+@functools.lru_cache(maxsize=1)
+def _client_of(url: str) -> redis.Redis:
+    """One, whoever asks first: a second one that nobody keeps would close its connections while another thread is using them."""
+    return redis.Redis.from_url(url, socket_timeout=15, socket_connect_timeout=2, health_check_interval=10)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ import redis
 from django.utils import timezone
 
 from gpuworker.protocol import AttemptReading
-from jobs import dispatch, drains
+from jobs import dispatch, drains, hostlink
 from jobs.bootsteps import Keeper, Scheduler
 from jobs.hosts import Watch
 from jobs.leader import Leadership
@@ -210,3 +212,23 @@ def test_host_that_says_goodbye_is_unreachable_at_once_and_back_with_its_next_he
     host.beat()
     assert watch.look(timezone.now())
     assert (Host.objects.get().state, Host.objects.get().reason) == (HostState.UP, "")
+
+
+def test_threads_that_are_first_to_speak_to_redis_at_once_share_one_client(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostlink.client.cache_clear()
+    hostlink._client_of.cache_clear()
+    together, make, made = threading.Barrier(2), redis.Redis.from_url, list[redis.Redis]()
+
+    def from_url(url: str, **more: Any) -> redis.Redis:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.3)  # broken where only one of them makes a client, as it should be
+        made.append(make(url, **more))
+        return made[-1]
+
+    monkeypatch.setattr(redis.Redis, "from_url", from_url)
+    threads = [threading.Thread(target=hostlink.client) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert made == [hostlink.client()]
