@@ -27,6 +27,13 @@ class Gone(exceptions.APIException):
     default_code = "log_removed"
 
 
+class Changed(exceptions.APIException):
+    """It is not what the asker has read any more; the text says what to do."""
+
+    status_code = status.HTTP_412_PRECONDITION_FAILED
+    default_code = "changed"
+
+
 class LengthRequired(exceptions.APIException):
     status_code = status.HTTP_411_LENGTH_REQUIRED
     default_code = "length_required"

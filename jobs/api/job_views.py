@@ -12,14 +12,14 @@ from django.db.models import Q, QuerySet
 from django.http import Http404, HttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.exceptions import PermissionDenied, ValidationError
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from jobs import access, actions, lifecycle, submission, swaps
-from jobs.api import schemas
+from jobs.api import etags, schemas
 from jobs.api.base import ApiView, LongPages, Pages, body_of, job_or_404, no_fields, own_job_or_403, person
 from jobs.api.errors import Conflict, invalid
 from jobs.api.representation import event_body, job_bodies, job_body
@@ -71,26 +71,38 @@ class JobsView(ApiView, GenericAPIView[Job]):
 class JobView(ApiView):
     """One job; changed until its first start."""
 
-    @extend_schema(operation_id="jobs_retrieve", responses=schemas.JobBody)
+    @extend_schema(operation_id="jobs_retrieve", parameters=[etags.HEADER], responses=schemas.JobBody)
     def get(self, request: Request, id: int) -> Response:
-        return Response(job_body(job_or_404(request, id), person(request)))
+        return _told(job_or_404(request, id), person(request))
 
     @extend_schema(
         operation_id="jobs_edit",
+        parameters=[etags.IF_MATCH, etags.HEADER],
         request={"application/json": schemas.EDIT_SCHEMA},
-        responses={200: schemas.JobBody, 409: schemas.ErrorBody},
+        responses={
+            200: schemas.JobBody,
+            409: OpenApiResponse(schemas.ErrorBody, "It has been started before."),
+            412: OpenApiResponse(schemas.ErrorBody, "It was changed after you read it (If-Match)."),
+        },
     )
     def patch(self, request: Request, id: int) -> Response:
         job, actor = job_or_404(request, id), person(request)
         if not access.may_change(actor, job):
             raise PermissionDenied("Only its owner and operators change a job.")
         with transaction.atomic():  # so that two edits at once cannot make two jobs wait for each other
+            job = Job.objects.select_for_update(of=("self",)).select_related("owner").get(pk=job.pk)
+            etags.check(request, job, actor)
             edited = _read(body_of(request), job.owner, partial=True, instance=job)
             try:
                 actions.edit(job, edited, actor)
             except actions.ActionRefused as exc:
                 raise Conflict(str(exc)) from exc
-        return Response(job_body(job_or_404(request, id), actor))
+        return _told(job_or_404(request, id), actor)
+
+
+def _told(job: Job, viewer: User) -> Response:
+    body = job_body(job, viewer)
+    return Response(body, headers=etags.headers(body))
 
 
 class JobActionView(ApiView):

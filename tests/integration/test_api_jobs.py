@@ -178,3 +178,52 @@ def test_resubmit_is_a_new_job_like_the_old_one(api: Rest, ann: User) -> None:
     new = answer.json()
     assert (new["command"], new["env"], new["max_retries"], new["state"]) == ("echo hi", {"A": "1"}, 2, "queued")
     assert Job.objects.count() == 2
+
+
+# --- edits on top of each other -----------------------------------------------------------------------------------------
+
+
+def test_edit_on_top_of_another_is_refused_when_the_job_is_not_what_was_read(api: Rest, ann: User) -> None:
+    job = make_job(ann)
+    first = api("GET", f"jobs/{job.pk}/").headers["ETag"]
+    edited = api("PATCH", f"jobs/{job.pk}/", {"priority": 4}, If_Match=first)
+    assert edited.status_code == 200
+    late = api("PATCH", f"jobs/{job.pk}/", {"name": "late"}, If_Match=first)
+    assert (late.status_code, late.json()["errors"][0]["code"]) == (412, "changed")
+    assert errors(late)[None].startswith(f"Job {job.pk} was changed after you read it")
+    again = api("PATCH", f"jobs/{job.pk}/", {"name": "late"}, If_Match=f'"other", {edited.headers["ETag"]}')
+    assert (again.status_code, again.json()["name"], again.json()["priority"]) == (200, "late", 4)
+    assert again.headers["ETag"] == api("GET", f"jobs/{job.pk}/").headers["ETag"] != edited.headers["ETag"]
+
+
+def test_edit_without_a_condition_or_on_whatever_there_is_is_as_before(api: Rest, ann: User) -> None:
+    job = make_job(ann)
+    assert api("PATCH", f"jobs/{job.pk}/", {"priority": 4}).status_code == 200
+    assert api("PATCH", f"jobs/{job.pk}/", {"priority": 5}, If_Match="*").status_code == 200
+
+
+@pytest.mark.parametrize("bad", ["abc", '"a', "W/x", '"a" "b"', '"é"', '"' + "x" * 2000 + '"'])
+def test_condition_that_cannot_be_read_is_a_400_that_names_it(api: Rest, ann: User, bad: str) -> None:
+    job = make_job(ann)
+    assert "If-Match" in errors(api("PATCH", f"jobs/{job.pk}/", {"priority": 4}, If_Match=bad))
+
+
+def test_weak_etag_is_no_condition_that_holds(api: Rest, ann: User) -> None:
+    tag = api("GET", f"jobs/{make_job(ann).pk}/").headers["ETag"]
+    assert api("PATCH", f"jobs/{Job.objects.get().pk}/", {"priority": 4}, If_Match=f"W/{tag}").status_code == 412
+
+
+def test_etag_is_not_moved_by_what_moves_by_itself_and_says_nothing_to_others(api: Rest, ann: User) -> None:
+    job = make_job(ann)
+    tag = api("GET", f"jobs/{job.pk}/").headers["ETag"]
+    Job.objects.filter(pk=job.pk).update(wait_code="Resources", wait_message="later", progress=0.3)
+    assert api("GET", f"jobs/{job.pk}/").headers["ETag"] == tag
+    assert "ETag" not in Rest(person("bob"))("GET", f"jobs/{job.pk}/").headers
+    Job.objects.filter(pk=job.pk).update(command="false")
+    assert api("GET", f"jobs/{job.pk}/").headers["ETag"] != tag
+
+
+def test_etag_changes_with_what_it_waits_for(api: Rest, ann: User) -> None:
+    parent, job = make_job(ann), make_job(ann)
+    tag = api("GET", f"jobs/{job.pk}/").headers["ETag"]
+    assert api("PATCH", f"jobs/{job.pk}/", {"after": [parent.pk]}).headers["ETag"] != tag
