@@ -29,26 +29,27 @@ class Peer:
 
 @contextmanager
 def bare_celery(folder: Path, threads: int) -> Iterator[Peer]:
-    """A worker that is ready; it and its Redis are ended by pid."""
+    """A worker that is ready."""
     folder.mkdir()
+    argv = [sys.executable, "-m", "celery", "-A", "benchmarks.peer_app", "worker", "-P", "threads", "-c", str(threads)]
+    argv += ["-n", "peer@localhost", "--loglevel", "WARNING"]
+    with private_redis(folder) as url:
+        broker = f"redis+socket{url.removeprefix('unix')}"
+        with _running(argv, folder / "celery.txt", PEER_BROKER=broker) as worker:
+            app = Celery("peer", broker=broker, set_as_current=False)
+            app.conf.task_ignore_result = True
+            _wait(lambda: app.control.ping(timeout=0.3), 30, "the peer's worker answers")
+            yield Peer(app, worker)
+            app.close()
+
+
+@contextmanager
+def private_redis(folder: Path) -> Iterator[str]:
+    """The address of one on a unix socket in this folder, without persistence."""
     socket = folder / "redis.sock"
-    broker = f"redis+socket://{socket}"
-    redis = _start([_redis_program(), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)], folder / "redis.txt")
-    worker = None
-    try:
-        _wait(socket.exists, 10, "the peer's Redis makes its socket")
-        argv = [sys.executable, "-m", "celery", "-A", "benchmarks.peer_app", "worker", "-P", "threads", "-c", str(threads)]
-        worker = _start([*argv, "-n", "peer@localhost", "--loglevel", "WARNING"], folder / "celery.txt", PEER_BROKER=broker)
-        app = Celery("peer", broker=broker, set_as_current=False)
-        app.conf.task_ignore_result = True
-        _wait(lambda: app.control.ping(timeout=0.3), 30, "the peer's worker answers")
-        yield Peer(app, worker)
-        app.close()
-    finally:
-        for process in (worker, redis):
-            if process is not None:
-                process.kill()
-                process.wait()
+    with _running([_redis_program(), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)], folder / "redis.txt"):
+        _wait(socket.exists, 10, "the Redis makes its socket")
+        yield f"unix://{socket}"
 
 
 def _redis_program() -> str:
@@ -58,10 +59,17 @@ def _redis_program() -> str:
     return program
 
 
-def _start(argv: list[str], output: Path, **environ: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def _running(argv: list[str], output: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Ended by pid."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
     with output.open("wb") as file:
-        return subprocess.Popen(argv, cwd=CHECKOUT, env=inherited | environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        process = subprocess.Popen(argv, cwd=CHECKOUT, env=inherited | environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _wait(done: Callable[[], object], timeout_s: float, what: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet
+from django.db.models.expressions import RawSQL
 
 from jobs import shares
 from jobs.models import Job
@@ -227,40 +228,49 @@ class Row:
 def first(count: int, standings: Standings | None = None) -> list[Row]:
     """The first jobs of the whole line, in order."""
     standings = shares.standings() if standings is None else standings
-    queues = [_owners_queue(owner, standings.get(owner, NOBODY)) for owner in _owners()]
+    chunk = min(count, CHUNK)
+    firsts = _by_owner(Job.objects.filter(pk__in=RawSQL(_firsts_of_each(chunk), ())))  # noqa: S611 - our own words and numbers only
+    queues = [_owners_queue(owner, rows, standings.get(owner, NOBODY), chunk) for owner, rows in firsts.items()]
     merged = heapq.merge(*queues, key=lambda row: row.waiting.order)
     return [row for row, _ in zip(merged, range(count), strict=False)]
 
 
-def _owners() -> list[int]:
-    """Who has jobs in line."""
-    sql = f"""
+def _firsts_of_each(chunk: int) -> str:
+    """Numbers of so many jobs of each owner who has some in line: one question, however many owners there are."""
+    firsts = f"""SELECT b.id FROM jobs_job b WHERE {_of("b", _QUEUED_IN_LINE)} AND b.owner_id = o.id
+      ORDER BY b.priority DESC, b.id LIMIT {chunk}"""  # noqa: S608
+    joined = f"CROSS JOIN LATERAL ({firsts}) j" if connection.vendor == "postgresql" else f"JOIN jobs_job j ON j.id IN ({firsts})"
+    return f"""
     WITH RECURSIVE owner(id) AS (
       SELECT MIN(owner_id) FROM jobs_job WHERE {_QUEUED_IN_LINE}
       UNION ALL
       SELECT (SELECT MIN(j.owner_id) FROM jobs_job j WHERE {_of("j", _QUEUED_IN_LINE)} AND j.owner_id > o.id)
       FROM owner o WHERE o.id IS NOT NULL
-    ) SELECT id FROM owner WHERE id IS NOT NULL"""  # noqa: S608
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
-        return [owner for (owner,) in cursor.fetchall()]
+    ) SELECT j.id FROM owner o {joined} WHERE o.id IS NOT NULL"""  # noqa: S608
 
 
-def _owners_queue(owner: int, standing: Standing) -> Iterator[Row]:
-    """One owner's jobs in line, in chunks: higher priority first, then older ones, each with its turn."""
-    jobs = in_line().filter(owner=owner)
+def _by_owner(jobs: QuerySet[Job]) -> dict[int, list[tuple[Any, ...]]]:
+    """Owner -> TOLD_COLUMNS of these jobs of theirs: higher priority first, then older ones."""
+    found: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+    for owner, *columns in jobs.order_by("owner_id", "-priority", "pk").values_list("owner_id", *TOLD_COLUMNS):
+        found[owner].append(tuple(columns))
+    return found
+
+
+def _owners_queue(owner: int, rows: Sequence[tuple[Any, ...]], standing: Standing, chunk: int) -> Iterator[Row]:
+    """One owner's jobs in line, each with its turn: the first ones, and more in chunks as they are asked for."""
     priority, oldest, before, last = 0, 0, 0, None
     while True:
-        rest = jobs if last is None else jobs.filter(Q(priority__lt=priority) | Q(priority=priority, pk__gt=last))
-        rows = list(rest.order_by("-priority", "pk").values_list(*TOLD_COLUMNS)[:CHUNK])
         for pk, mine, *asked, name, code, message in rows:
             if last is None or mine != priority:
                 priority, oldest, before = mine, pk, 0
             request = request_of(**dict(zip(ASKED_FOR, asked, strict=True)))
             yield Row(Waiting(pk, mine, request, name, standing.used, order.turn(standing, before, oldest)), (code, message))
             before, last = before + 1, pk
-        if len(rows) < CHUNK:
+        if len(rows) < chunk:
             return
+        rest = in_line().filter(Q(priority__lt=priority) | Q(priority=priority, pk__gt=last), owner=owner)
+        rows = list(rest.order_by("-priority", "pk").values_list(*TOLD_COLUMNS)[:chunk])
 
 
 # --- positions ----------------------------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Count, Min, Q
+from django.db.models import BigIntegerField, Count, FloatField, Min, Q, Value
 
 from jobs.models import Attempt, Share
-from jobs.scheduling.order import Standing
+from jobs.scheduling.order import NOBODY, Standing
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,14 @@ def count(now: datetime, *, writing: Writing = transaction.atomic) -> None:
 
 def standings() -> Mapping[int, Standing]:
     """Of everybody who has used or runs anything."""
-    used = {owner: round(10 * hours) for owner, hours in Share.objects.values_list("owner_id", "gpu_hours")}
-    running = Attempt.objects.filter(outcome="").order_by().values_list("job__owner_id").annotate(n=Count("pk"), oldest=Min("job_id"))
-    active = {owner: (n, oldest) for owner, n, oldest in running}
-    return {owner: Standing(used.get(owner, 0), *active.get(owner, (0, None))) for owner in used.keys() | active.keys()}
+    nothing, nobody = Value(0.0, FloatField()), Value(None, BigIntegerField())
+    used = Share.objects.values_list("owner_id", "gpu_hours", Value(0, BigIntegerField()), nobody)
+    running = Attempt.objects.filter(outcome="").order_by().values_list("job__owner_id", nothing)
+    found: dict[int, Standing] = {}
+    for owner, hours, count, oldest in used.union(running.annotate(n=Count("pk"), oldest=Min("job_id")), all=True):
+        before = found.get(owner, NOBODY)
+        found[owner] = Standing(before.used + round(10 * hours), before.running + count, before.oldest if oldest is None else oldest)
+    return found
 
 
 class Counter:

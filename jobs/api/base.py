@@ -60,7 +60,7 @@ class Pages(LimitOffsetPagination):
     default_limit = 50
     max_limit = 1000
 
-    def get_limit(self, request: Request) -> int | None:
+    def get_limit(self, request: Request) -> int:
         return min(whole(request, "limit", self.default_limit or 50, least=1), self.max_limit or 1000)
 
     def get_offset(self, request: Request) -> int:

@@ -18,7 +18,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from jobs import access, actions, lifecycle, submission, swaps
+from jobs import access, actions, lifecycle, listing, submission, swaps
 from jobs.api import etags, schemas
 from jobs.api.base import ApiView, LongPages, Pages, body_of, job_or_404, no_fields, own_job_or_403, person
 from jobs.api.errors import Conflict, invalid
@@ -40,15 +40,26 @@ _KEY = OpenApiParameter(
 )
 
 
+class JobPages(Pages):
+    """Counts only where the page does not tell how many there are: counting what is searched for reads all of it."""
+
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
+        self.request, self.limit, self.offset = request, self.get_limit(request), self.get_offset(request)
+        found = listing.page(queryset, self.offset, self.limit)
+        last = len(found) < self.limit and (found or not self.offset)
+        self.count = self.offset + len(found) if last else queryset.count()
+        return found
+
+
 class JobsView(ApiView, GenericAPIView[Job]):
     """The whole queue, newest first; submit."""
 
-    pagination_class = Pages
+    pagination_class = JobPages
 
     @extend_schema(operation_id="jobs_list", parameters=_FILTERS, responses=schemas.JobBody(many=True))
     def get(self, request: Request) -> Response:
         viewer = person(request)
-        page = self.paginate_queryset(filtered(access.visible_jobs(viewer).select_related("owner"), request, viewer)) or []
+        page = self.paginate_queryset(filtered(access.visible_jobs(viewer), request, viewer)) or []
         return self.get_paginated_response(job_bodies(page, viewer))
 
     @extend_schema(
@@ -202,17 +213,20 @@ def _submitted_before(owner: User, key: str, fingerprint: str) -> Job | None:
 def filtered(jobs: QuerySet[Job], request: Request, viewer: User) -> QuerySet[Job]:
     """What the query asks for; raises ValidationError. Commands are searched only where the viewer may see them."""
     given = request.GET
-    if states := [word for word in given.get("state", "").split(",") if word]:
-        if unknown := [word for word in states if word not in set(JobState)]:
-            raise ValidationError({"state": [f"There is no state {unknown[0]!r}: one of {', '.join(JobState)}."]})
+    states = [word for word in given.get("state", "").split(",") if word]
+    if unknown := [word for word in states if word not in set(JobState)]:
+        raise ValidationError({"state": [f"There is no state {unknown[0]!r}: one of {', '.join(JobState)}."]})
+    if states:
         jobs = jobs.filter(state__in=states)
     for name in ("owner", "search"):
         if "\0" in given.get(name, ""):
             raise ValidationError({name: ["NUL characters are not possible here: leave them out."]})
     if owner := given.get("owner"):
-        jobs = jobs.filter(owner__username=owner)
+        jobs = jobs.filter(listing.owned_by(username=owner))
     if wanted := given.get("search", "").strip():
         jobs = jobs.filter(_matches(wanted, viewer))
+    elif not states:
+        jobs = listing.of_any_state(jobs)
     ordering = given.get("ordering") or "-id"
     if ordering.removeprefix("-") not in ORDERINGS:
         raise ValidationError({"ordering": [f"One of {', '.join(ORDERINGS)}, with - before it for backwards."]})
@@ -220,7 +234,7 @@ def filtered(jobs: QuerySet[Job], request: Request, viewer: User) -> QuerySet[Jo
 
 
 def _matches(wanted: str, viewer: User) -> Q:
-    found = Q(name__icontains=wanted) | Q(owner__username__icontains=wanted)
+    found = Q(name__icontains=wanted) | listing.owned_by(username__icontains=wanted)
     if wanted.lstrip("#").isdecimal() and len(wanted) < 18:
         found |= Q(pk=int(wanted.lstrip("#")))
     mine = Q(owner=viewer) if not access.sees_all_details(viewer) else Q()

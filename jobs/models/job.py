@@ -76,6 +76,9 @@ class Job(models.Model):
             models.Index(fields=["state", "line", "wait_code"], name="job_line_told"),
             models.Index(fields=["owner", "state"], name="job_owner_state"),
             models.Index(fields=["ended_at"], name="job_ended_at"),
+            models.Index(
+                fields=["state", "id", "owner", "name", "priority", "created_at", "started_at", "ended_at"], name="job_listing"
+            ),  # jobs.listing says why
         ]
 
     def __str__(self) -> str:

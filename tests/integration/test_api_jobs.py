@@ -78,6 +78,9 @@ def test_list_is_the_whole_queue_in_pages(api: Rest, ann: User) -> None:
     assert (page["count"], [job["id"] for job in page["results"]]) == (5, [ids[3], ids[2]])
     assert "offset=3" in page["next"]
     assert "limit=2" in page["previous"]
+    for query, found in (("limit=2&offset=3", 2), ("limit=2&offset=4", 1), ("offset=5", 0), ("offset=99", 0), ("search=nobody", 0)):
+        page = api("GET", f"jobs/?{query}").json()
+        assert (page["count"], len(page["results"])) == (0 if "search" in query else 5, found), query
 
 
 def test_list_takes_as_many_queries_for_many_jobs_as_for_few(api: Rest, ann: User, django_assert_max_num_queries: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -24,6 +26,11 @@ def leader(db: None) -> Leader:
 def ready() -> tuple[int, list[str]]:
     answer = Client().get("/readyz")
     return answer.status_code, answer.json()["failing"]
+
+
+def test_web_process_leaves_its_code_out_of_garbage_collection() -> None:
+    import_module("autotrainer_site.asgi")
+    assert gc.get_freeze_count() > 50_000
 
 
 def test_healthz_answers_without_asking_anything(django_assert_num_queries: Any, db: None) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import Value
 from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -27,6 +28,7 @@ from jobs.web.swapview import swaps_of
 from jobs.web.verdict import verdict
 from jobs.web.views.overview import Row
 
+DEPENDENTS_SHOWN = 20
 STOP_POLLING = 286
 """htmx stops asking at this answer: nothing changes any more."""
 
@@ -126,10 +128,18 @@ def _context(request: UserRequest, job: Job) -> dict[str, Any]:
         "alike": failures.alike(job, chosen) if may_see else None,
         "left": _left(job, chosen) if may_see else None,
         "events": list(job.events.defer("data").order_by("id")) if may_see else [],
-        "parents": list(job.after.order_by("id")),
-        "dependents": list(job.dependents.order_by("id")[:20]),
+        **_related(job),
         "retries_left": max(0, job.max_retries - job.retries_spent),
     }
+
+
+def _related(job: Job) -> dict[str, list[dict[str, Any]]]:
+    """The jobs that it comes after, and the first ones of those that come after it."""
+    parents = job.after.order_by().values("pk", "state", kind=Value("parents"))
+    first = job.dependents.order_by("id").values("pk")[:DEPENDENTS_SHOWN]
+    dependents = Job.objects.filter(pk__in=first).order_by().values("pk", "state", kind=Value("dependents"))
+    others: list[Any] = list(parents.union(dependents, all=True).order_by("pk"))
+    return {kind: [other for other in others if other["kind"] == kind] for kind in ("parents", "dependents")}
 
 
 def _failure(attempt: Attempt | None) -> Traceback | None:

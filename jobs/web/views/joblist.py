@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
-from jobs import access, actions
+from jobs import access, actions, listing
 from jobs.dispatch import queue_positions
 from jobs.fields import searched_number
 from jobs.models import Job
@@ -161,7 +161,7 @@ def _found(request: HttpRequest, query: Query) -> QuerySet[Job]:
     if query.whose == "mine":
         jobs = jobs.filter(owner=request.user.pk)
     if query.search:
-        wanted = Q(name__icontains=query.search) | Q(owner__username__iexact=query.search)
+        wanted = Q(name__icontains=query.search) | listing.owned_by(username__iexact=query.search)
         if number := searched_number(query.search):
             wanted |= Q(pk=number)
         jobs = jobs.filter(wanted)
@@ -169,7 +169,7 @@ def _found(request: HttpRequest, query: Query) -> QuerySet[Job]:
 
 
 def _rows(request: HttpRequest, jobs: QuerySet[Job], page: int) -> list[Row]:
-    shown = list(jobs.select_related("owner").order_by("-id")[(page - 1) * PER_PAGE : page * PER_PAGE])
+    shown = listing.page(jobs.order_by("-id"), (page - 1) * PER_PAGE, PER_PAGE)
     last = last_attempts(shown)
     queued = [job.pk for job in shown if job.state == JobState.QUEUED]
     positions = queue_positions(queued) if queued else {}

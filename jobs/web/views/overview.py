@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, Q
+from django.db.models import Count, QuerySet, Value
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -74,7 +74,7 @@ def overview_live(request: UserRequest) -> HttpResponse:
 
 
 def _context(request: UserRequest, now: datetime) -> dict[str, Any]:
-    running, waiting, ended = _running(), _waiting(), _ended(now)
+    running, waiting, ended = _rows(now)
     for row in waiting:
         access.veiled(request.user, row.job)
     hosts = hosts_now(now=now)
@@ -97,29 +97,48 @@ def _context(request: UserRequest, now: datetime) -> dict[str, Any]:
     }
 
 
-def _running() -> list[Row]:
-    jobs = list(Job.objects.filter(state__in=ACTIVE).select_related("owner").order_by("id"))
-    open_ones = {a.job_id: a for a in Attempt.objects.filter(job__state__in=ACTIVE, outcome="")}
-    return [Row(job, open_ones.get(job.pk)) for job in jobs]
-
-
-def _waiting() -> list[Row]:
-    """Queued jobs in the order they will start, then those that wait for a moment or for other jobs, then held ones."""
+def _rows(now: datetime) -> tuple[list[Row], list[Row], list[Row]]:
+    """What runs, what waits and what ended today. All of them are asked for at once: this page is open all day, everywhere."""
     positions = {row.waiting.id: place for place, row in enumerate(line.first(ROWS), start=1)}
-    found = Job.objects.select_related("owner")
-    in_line = sorted(found.filter(pk__in=positions, state=JobState.QUEUED), key=lambda job: positions[job.pk])
-    others = found.filter(state=JobState.QUEUED).exclude(line=Line.IN).order_by("ready_at", "id")[: ROWS - len(in_line)]
-    waiting = [*in_line, *others]
-    held = found.filter(state=JobState.HELD).order_by("id")[: ROWS - len(waiting)]
-    return [Row(job, position=positions.get(job.pk)) for job in [*waiting, *held]]
+    found = Job.objects.filter(pk__in=_shown(now, positions)).order_by("id")
+    jobs = list(found.select_related("owner").defer(*access.HIDDEN_FROM_OTHERS))
+    running = [job for job in jobs if job.state in ACTIVE]
+    ended = sorted((job for job in jobs if job.state in TERMINAL and job.ended_at), key=_ended_at, reverse=True)
+    last = last_attempts([*running, *ended])
+    waiting = [Row(job, position=positions.get(job.pk)) for job in _in_order(jobs, positions)]
+    return [Row(job, last.get(job.pk)) for job in running], waiting, [Row(job, last.get(job.pk)) for job in ended]
 
 
-def _ended(now: datetime) -> list[Row]:
-    jobs = list(
-        Job.objects.filter(ended_at__gte=midnight(now), state__in=TERMINAL).select_related("owner").order_by("-ended_at")[:ENDED_ROWS]
+def _shown(now: datetime, in_line: Collection[int]) -> QuerySet[Job, Any]:
+    """The numbers of the jobs on the page; `in_line`: those of the first ones in line."""
+    rest = ROWS - len(in_line)
+    queued = Job.objects.filter(state=JobState.QUEUED)
+    found = (
+        Job.objects.filter(state__in=ACTIVE),
+        queued.filter(pk__in=in_line),
+        _limited(queued.exclude(line=Line.IN).order_by("ready_at", "id"), rest),
+        _limited(Job.objects.filter(state=JobState.HELD).order_by("id"), rest),
+        _limited(Job.objects.filter(ended_at__gte=midnight(now), state__in=TERMINAL).order_by("-ended_at"), ENDED_ROWS),
     )
-    last = last_attempts(jobs)
-    return [Row(job, last.get(job.pk)) for job in jobs]
+    first, *others = (jobs.order_by().values("pk") for jobs in found)
+    return first.union(*others, all=True)
+
+
+def _limited(jobs: QuerySet[Job], count: int) -> QuerySet[Job]:
+    """SQLite takes no limit in a part of a union, but in what a part asks for."""
+    return Job.objects.filter(pk__in=jobs.values("pk")[:count])
+
+
+def _ended_at(job: Job) -> datetime:
+    return job.ended_at or job.created_at
+
+
+def _in_order(jobs: Iterable[Job], positions: Mapping[int, int]) -> list[Job]:
+    """Queued jobs in the order they will start, then those that wait for a moment or for other jobs, then held ones."""
+    queued = [job for job in jobs if job.state == JobState.QUEUED]
+    in_line = sorted((job for job in queued if job.pk in positions), key=lambda job: positions[job.pk])
+    others = sorted((job for job in queued if job.pk not in positions), key=lambda job: (job.ready_at is not None, job.ready_at, job.pk))
+    return [*in_line, *others, *(job for job in jobs if job.state == JobState.HELD)][:ROWS]
 
 
 def last_attempts(jobs: Iterable[Job]) -> dict[int, Attempt]:
@@ -133,10 +152,10 @@ def midnight(now: datetime) -> datetime:
 
 
 def _counts(now: datetime) -> dict[str, int]:
-    today = Q(ended_at__gte=midnight(now), state__in=TERMINAL)
-    waiting = Job.objects.filter(state__in=[JobState.QUEUED, JobState.HELD]).values_list("state").annotate(n=Count("pk")).order_by()
-    found = dict(waiting)
-    return {"queued": found.get("queued", 0), "held": found.get("held", 0), "ended": Job.objects.filter(today).count()}
+    waiting = Job.objects.filter(state__in=[JobState.QUEUED, JobState.HELD]).order_by().values_list("state")
+    ended = Job.objects.filter(ended_at__gte=midnight(now), state__in=TERMINAL).order_by().values_list(Value("ended"))
+    counted = waiting.annotate(n=Count("pk")).union(ended.annotate(n=Count("pk")), all=True)
+    return {"queued": 0, "held": 0, "ended": 0} | dict(counted)
 
 
 def _summary(hosts: list[HostView], running: int, queued: int) -> str:
