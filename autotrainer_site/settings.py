@@ -97,10 +97,25 @@ TEMPLATES = [
 ]
 
 
+_POSTGRES_PATIENCE: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    "options": "-c idle_in_transaction_session_timeout=5000",
+}
+"""A server that is not reached is an error within seconds, not a page or a scheduler that hangs. And who stands still, or is cut
+off, inside a transaction is thrown out of it before its lease ends: it would hold the rows that the next leader must write."""
+
+
 def _database() -> dict[str, Any]:
     """PostgreSQL where DATABASE_URL says so; else SQLite as it must be set for several processes (IMMEDIATE, WAL, FULL)."""
     if AUTOTRAINER.database_url:
-        return dict(dj_database_url.parse(AUTOTRAINER.database_url, conn_max_age=0))
+        found: dict[str, Any] = dict(dj_database_url.parse(AUTOTRAINER.database_url, conn_max_age=0))
+        if found["ENGINE"] == "django.db.backends.postgresql":
+            found["OPTIONS"] = _POSTGRES_PATIENCE | found.get("OPTIONS", {})
+        return found
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": str(AUTOTRAINER.home / "autotrainer.sqlite3"),

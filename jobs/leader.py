@@ -23,8 +23,9 @@ from jobs.models import Leader
 
 log = logging.getLogger(__name__)
 
-LEASE_S = 10.0
-"""A holder that has not renewed for this long is replaced."""
+LEASE_S = 8.0
+"""A holder that has not renewed for this long is replaced: within 10 s, with the second between two looks. On PostgreSQL its
+open transactions end before that (idle_in_transaction_session_timeout, autotrainer_site/settings.py)."""
 RENEW_EVERY_S = 2.0
 _ROW = 1
 

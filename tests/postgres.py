@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg.sql
 
 from tests.waiting import wait_until
 
@@ -30,7 +32,17 @@ class Postgres:
     @property
     def url(self) -> str:
         """As DATABASE_URL takes it."""
-        return f"postgres://{ACCOUNT}@{str(self.folder).replace('/', '%2F')}/{DATABASE}"
+        return self.url_of(DATABASE)
+
+    def url_of(self, name: str) -> str:
+        return f"postgres://{ACCOUNT}@{str(self.folder).replace('/', '%2F')}/{name}"
+
+    def fresh(self) -> str:
+        """The URL of an empty database of its own."""
+        name = f"at_{secrets.token_hex(6)}"
+        with psycopg.connect(host=str(self.folder), user=ACCOUNT, dbname=DATABASE, autocommit=True) as connection:
+            connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+        return self.url_of(name)
 
     def answers(self) -> bool:
         try:

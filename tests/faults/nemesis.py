@@ -17,7 +17,7 @@ from gpuworker.protocol import Beat, Kind
 from gpuworker.settings import host_key
 from gpuworker.shim import processes
 from tests.e2e.product import command_line, environments
-from tests.faults.stack import HOST, Stack
+from tests.faults.stack import HOST, SECOND, SECOND_WEB, Stack
 from tests.waiting import wait_until
 
 ADOPTED_WITHIN_S = 60.0
@@ -103,6 +103,16 @@ class Nemesis:
         wait_until(lambda: self._adopted(at), ADOPTED_WITHIN_S, "what runs is adopted", every_s=0.05)
         self.adopted_s.append(time.monotonic() - began)
 
+    def rolling(self) -> None:
+        """An upgrade: each half of the services in turn is asked to end and started again, and people go on submitting meanwhile."""
+        for half in (("web", "control"), (SECOND_WEB, SECOND), ("agent",), ("redis",)):
+            at = time.time()
+            for name in half:
+                self.stack.stop_service(name)
+            self.stack.submit_surely(self.stack.witness(seconds=0.1))
+            self.stack.revive()
+            wait_until(lambda at=at: self._adopted(at) and self.stack.answers(), ADOPTED_WITHIN_S, "the product is up again", every_s=0.05)
+
     def shim(self) -> None:
         """Any one shim."""
         pids = self._shims(of_agent=False)
@@ -152,6 +162,7 @@ BLOWS: dict[str, Callable[[Nemesis], None]] = {
     "redis_flushed": Nemesis.redis_flushed,
     "redis_stopped": Nemesis.redis_stopped,
     "everything": Nemesis.everything,
+    "rolling": Nemesis.rolling,
     "shim": Nemesis.shim,
     "offer_repeated": Nemesis.offer_repeated,
     "service_stopped": Nemesis.service_stopped,

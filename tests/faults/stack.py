@@ -6,8 +6,10 @@ remembered, and `settled` proves in the end that nothing was lost, doubled or le
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -16,18 +18,19 @@ import sqlite3
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
+import psycopg
 import redis
 from celery import Celery
 
 from gpuworker import failpoints, protocol
 from gpuworker import settings as environment
 from starter import embedded_redis, supervisor
-from tests.e2e.product import CHECKOUT, Product, Refused, command_line, environments
+from tests.e2e.product import CHECKOUT, Product, Refused, command_line, environments, free_port
 from tests.faults import oracle
 from tests.faults.oracle import Attempt, Job, Run
 from tests.waiting import wait_until
@@ -36,13 +39,19 @@ HOST = "lab"
 WITNESS = CHECKOUT / "tests" / "programs" / "witness.py"
 SERVICES = ("redis", "web", "control", "agent")
 SECOND = "second control"
-"""A control worker beside the first; started by the tests that want one."""
+SECOND_WEB = "second web"
+PAIR = (*SERVICES, SECOND, SECOND_WEB)
+"""Two webs and two control workers, which need a PostgreSQL."""
 SETTLE_S = 60.0
 
 
 class Stack(Product):
-    def __init__(self, root: Path, *, devices: str = "sim:4x8GiB") -> None:
+    def __init__(
+        self, root: Path, *, devices: str = "sim:4x8GiB", names: Sequence[str] = SERVICES, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.plan = root / "plan"
+        self.names = tuple(names)
+        self.ports = {"web": 0, SECOND_WEB: free_port()}
         super().__init__(
             root,
             devices=devices,
@@ -53,11 +62,13 @@ class Stack(Product):
                 "AUTOTRAINER_SWAP_WAY": "journal",  # the other one leaves nothing to put back
                 failpoints.FLAG: "1",
                 failpoints.VARIABLE: f"@{self.plan}",
+                **(environ or {}),
             },
         )
+        self.ports["web"] = self.port
         self.history, self.gates = root / "history", root / "gates"
         self.gates.mkdir()
-        self.settings = environment.load({k: v for k, v in self.environ.items() if k.startswith("AUTOTRAINER_")})
+        self.settings = environment.load({k: v for k, v in self.environ.items() if k.startswith("AUTOTRAINER_") or k == "DATABASE_URL"})
         self.client = redis.Redis.from_url(self.settings.redis_url, socket_timeout=2)
         self.services: dict[str, subprocess.Popen[bytes]] = {}
         self.accepted: list[int] = []
@@ -80,11 +91,18 @@ class Stack(Product):
         self.restarts = 0
 
     def answers(self) -> bool:
-        """Web, database, Redis, scheduler and control worker are there."""
+        """Webs, database, Redis, scheduler and control worker are there."""
+        return all(self.ready(name) for name in self.names if name in self.ports)
+
+    def ready(self, web: str) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[web], timeout=20)
         try:
-            return self.request("GET", "/readyz")[0] == 200
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
+        finally:
+            connection.close()
 
     def launch(self, name: str) -> None:
         with (self.home / f"{name}.log").open("ab") as log:
@@ -101,15 +119,15 @@ class Stack(Product):
     def _argv(self, name: str) -> list[str]:
         if name == "redis":
             return [embedded_redis.find_server(), str(self.home / "redis" / "redis.conf")]
-        if name == "web":
-            return supervisor.web_argv(self.settings)
+        if name in self.ports:
+            return supervisor.web_argv(dataclasses.replace(self.settings, port=self.ports[name]))
         hosts = {"control": HOST, SECOND: "second"}
         real = supervisor.control_argv(hosts[name]) if name in hosts else supervisor.agent_argv(HOST)
         quick = {"autotrainer_site": "tests.faults.quick_control", "gpuworker": "tests.faults.quick_host"}
         return [quick.get(word, word) for word in real]
 
     def dead(self) -> list[str]:
-        return [name for name in SERVICES if name not in self.services or self.services[name].poll() is not None]
+        return [name for name in self.names if name not in self.services or self.services[name].poll() is not None]
 
     def revive(self) -> list[str]:
         """Start again what has died, as a supervisor would."""
@@ -126,6 +144,11 @@ class Stack(Product):
         if number == signal.SIGKILL:
             for name in names:
                 self.services[name].wait(10)
+
+    def stop_service(self, name: str) -> None:
+        """SIGTERM, as an upgrade does, until it has ended."""
+        self.services[name].terminate()
+        self.services[name].wait(20)
 
     def is_stopped(self, name: str) -> bool:
         return _stat(self.services[name].pid)[:1] == ["T"]
@@ -217,19 +240,22 @@ class Stack(Product):
         self._surely("POST", f"jobs/{job}/cancel/", {})
 
     def _surely(self, method: str, path: str, body: Any = None, *, key: str = "") -> Any:
+        webs = itertools.cycle([name for name in self.names if name in self.ports])
+
         def answer() -> Any:
+            web = next(webs)
             try:
-                return self._call(method, path, body, key)
+                return self._call(method, path, body, key=key, port=self.ports[web])
             except (OSError, http.client.HTTPException):
-                if "web" in self.dead():
-                    self.launch("web")
+                if web in self.dead():
+                    self.launch(web)
                     self.restarts += 1
                 return None
 
         return wait_until(answer, SETTLE_S, f"{method} {path} is answered", every_s=0.1)
 
-    def _call(self, method: str, path: str, body: Any, key: str) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+    def _call(self, method: str, path: str, body: Any, *, key: str, port: int) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
         try:
             connection.request(method, f"/api/v1/{path}", json.dumps(body), headers | ({"Idempotency-Key": key} if key else {}))
@@ -245,9 +271,13 @@ class Stack(Product):
 
     # --- looking --------------------------------------------------------------------------------------------------------
 
-    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        if self.settings.database_url:
+            with psycopg.connect(self.settings.database_url) as postgres:
+                found = postgres.execute(query).fetchall()  # type: ignore[arg-type] # our own words
+            return [tuple(value.hex if isinstance(value, uuid.UUID) else value for value in row) for row in found]
         with closing(sqlite3.connect(self.home / "autotrainer.sqlite3", timeout=20)) as database:
-            return database.execute(query, values).fetchall()
+            return database.execute(query).fetchall()
 
     def jobs(self) -> list[Job]:
         attempts: dict[int, list[Attempt]] = {}
