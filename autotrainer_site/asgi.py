@@ -7,9 +7,11 @@ from importlib import import_module
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 
+from autotrainer_site.crowd import in_turn
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "autotrainer_site.settings")
 
-application = get_asgi_application()
+application = in_turn(get_asgi_application())
 
 import_module(settings.ROOT_URLCONF)
 gc.collect()

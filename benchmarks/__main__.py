@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import deep_queue, measure, pages
+from benchmarks import deep_queue, measure, pages, streams
 from benchmarks.client import Client
 from benchmarks.log_cost import LOG_MB, log_cost
 from benchmarks.measure import Footprint, percentile, total_mb
@@ -35,8 +35,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a third of the rounds: for a look, not for a figure to quote")
     parser.add_argument("--deep-queue", action="store_true", help="instead: what the length of the queue costs")
     parser.add_argument("--pages", action="store_true", help="instead: what pages and lists cost")
+    parser.add_argument("--streams", action="store_true", help="instead: how late lines come to many who follow logs")
     options = parser.parse_args()
-    others = {"deep_queue": (deep_queue.run, deep_queue.table), "pages": (pages.run, pages.table)}
+    others = {"deep_queue": (deep_queue.run, deep_queue.table), "pages": (pages.run, pages.table), "streams": (streams.run, streams.table)}
     measured, shown = next((both for name, both in others.items() if getattr(options, name)), (run, table))
     try:
         with tempfile.TemporaryDirectory(prefix="at-bench-", ignore_cleanup_errors=True) as folder:

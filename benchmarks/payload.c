@@ -4,6 +4,7 @@
  *   payload STAMPS ID pause USEC  sleep between the two
  *   payload STAMPS ID gate FIFO   wait between the two until somebody opens FIFO for writing
  *   payload STAMPS ID print MB    print so much in lines of 100 bytes between the two, each with a write of its own
+ *   payload STAMPS ID tick FILE   print the time every half second between the two, until FILE exists
  *
  * A stamp is one appended line, "S|E ID MASK NANOSECONDS"; MASK is CUDA_VISIBLE_DEVICES.
  */
@@ -35,6 +36,15 @@ static void print(long long bytes) {
     }
 }
 
+static void tick(const char *until) {
+    char line[64];
+    while (access(until, F_OK)) {
+        int length = snprintf(line, sizeof line, "%lld\n", now_ns());
+        if (write(1, line, length) != length) _exit(5);
+        usleep(500000);
+    }
+}
+
 int main(int argc, char **argv) {
     long long started_ns = now_ns();
     if (argc < 3) return 2;
@@ -43,6 +53,7 @@ int main(int argc, char **argv) {
     stamp(fd, 'S', argv[2], started_ns);
     if (argc > 4 && !strcmp(argv[3], "pause")) usleep(atoi(argv[4]));
     if (argc > 4 && !strcmp(argv[3], "print")) print(atoll(argv[4]) * 1000000);
+    if (argc > 4 && !strcmp(argv[3], "tick")) tick(argv[4]);
     if (argc > 4 && !strcmp(argv[3], "gate")) {
         int gate = open(argv[4], O_RDONLY);
         if (gate >= 0) close(gate);

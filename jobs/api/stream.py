@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connections
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from rest_framework.exceptions import APIException, ValidationError
@@ -114,6 +114,14 @@ def _give_back_connections() -> None:
             connection.close()
 
 
+def _give_back_thread() -> None:
+    """End the thread that this request was looked through in. Django keeps it to the end of the answer: 300 streams, 300 threads."""
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    executor = SyncToAsync.context_to_thread_executor.pop(context, None) if context else None
+    if executor:
+        executor.shutdown(wait=False)
+
+
 def _may_come(job: Job, number: int) -> bool:
     return job.attempts.filter(number=number).exists() or (job.state not in TERMINAL and number == job.next_attempt)
 
@@ -123,6 +131,7 @@ def _may_come(job: Job, number: int) -> bool:
 
 async def _events(job_id: int, number: int, offset: int) -> AsyncIterator[bytes]:
     """Chunks as they are stored, a comment where nothing comes for a while, and `end` when there is no more to come."""
+    _give_back_thread()
     yield f"retry: {RETRY_MS}\n\n".encode()
     tail, watch = _Tail(job_id, offset), _watch()
     seen, moved_at, said_at = Seen(number), time.monotonic(), time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import threading
 import time
@@ -14,9 +15,11 @@ from typing import Any
 
 import pytest
 import uvicorn
+from django.db import connection
 from django.utils import timezone
 
 from autotrainer_site.asgi import application
+from benchmarks import streams
 from jobs import logs
 from jobs.models import Job, User
 from jobs.states import JobState, Role
@@ -282,6 +285,21 @@ def test_stream_leaves_nothing_behind_when_the_reader_goes(stream: Any, job: Job
         return all(now - at > 1 for watch in list(module._watches.values()) for at in watch._wanted.values())
 
     wait_until(forgotten, 10, "no stream asks any more")
+
+
+def test_streams_hold_no_threads_and_leave_nothing_behind_when_their_readers_vanish(stream: Any, port: int, job: Job, ann: User) -> None:
+    token = token_of(ann)
+    logs.append(job.pk, 1, 0, b"x")
+    stream(job).next()
+    connection.close()  # while one is open, SQLite keeps the files of those that were closed
+    before = streams.held(os.getpid())
+    readers = streams.opened(port, token, [job.pk], 80)
+    pooled = 8  # threads that all streams share
+    wait_until(lambda: streams.held(os.getpid())["threads"] <= before["threads"] + pooled, 10, "no stream holds a thread")
+    assert streams.held(os.getpid())["sockets"] >= before["sockets"] + 160
+    streams.vanish(readers)
+    wait_until(lambda: streams.held(os.getpid())["sockets"] == before["sockets"], 20, "all sockets are closed")
+    assert streams.held(os.getpid())["other files"] <= before["other files"]
 
 
 def test_text_of_a_large_log_comes_through_the_real_server(port: int, job: Job, ann: User) -> None:
