@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuworker import failpoints, protocol, settings
+from gpuworker import failpoints, ownmail, protocol, settings
 from gpuworker.attempts import AttemptDir, AttemptState, TakenDevice, attempts_folder, make_private, valid_key
 from gpuworker.hotswap import ways
 from gpuworker.hotswap.orders import ContentMissing, HotSwap
@@ -206,6 +206,7 @@ def compose_env(
     _enter_environment(env, spec.environment)
     env["PATH"] = _with_product_last(env.get("PATH") or os.defpath)
     devices = sorted(taken, key=lambda device: (device.index, device.uuid))
+    key = protocol.attempt_key(spec.job, spec.attempt, spec.fence)
     env |= {
         "PWD": spec.working_dir,
         "CUDA_VISIBLE_DEVICES": ",".join(device.mask for device in devices),
@@ -216,7 +217,8 @@ def compose_env(
         "AUTOTRAINER_ATTEMPT": str(spec.attempt),
         "AUTOTRAINER_GPU_UUIDS": ",".join(device.uuid for device in devices),
         "AUTOTRAINER_HOST": config.host,
-        processes.MARK: protocol.attempt_key(spec.job, spec.attempt, spec.fence),
+        "AUTOTRAINER_MAIL": str(attempts_folder(config) / key / ownmail.NAME),
+        processes.MARK: key,
     }
     if sim_dir is not None:
         env["AUTOTRAINER_SIM_DIR"] = str(sim_dir)

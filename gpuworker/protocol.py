@@ -393,6 +393,10 @@ class Ended(Message):
     """0…1, as its log told last."""
     peak_memory_mib: int | None = None
     """The most that its processes had on one of its devices; None: nobody saw it, a short attempt's for instance."""
+    mail: str = ""
+    """What it wrote into AUTOTRAINER_MAIL, as it stands (gpuworker/ownmail.py)."""
+    mail_fault: str = ""
+    """Why that could not be read: a MailFault, or empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,14 @@ from gpuworker import disks, failpoints, protocol
 CHECKOUT = Path(__file__).resolve().parent.parent
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 with the terminator, and Redis appends nothing
 
-JOB_VARIABLES = ("AUTOTRAINER_JOB_ID", "AUTOTRAINER_JOB_NAME", "AUTOTRAINER_ATTEMPT", "AUTOTRAINER_GPU_UUIDS", "AUTOTRAINER_MARK")
+JOB_VARIABLES = (
+    "AUTOTRAINER_JOB_ID",
+    "AUTOTRAINER_JOB_NAME",
+    "AUTOTRAINER_ATTEMPT",
+    "AUTOTRAINER_GPU_UUIDS",
+    "AUTOTRAINER_MAIL",
+    "AUTOTRAINER_MARK",
+)
 """What a command gets to see; known names, so that AutoTrainer can be started from inside a job."""
 INTERNAL_VARIABLES = ("AUTOTRAINER_SERVICE", "AUTOTRAINER_SIM_DIR", "AUTOTRAINER_SWAP_WAY", failpoints.FLAG, failpoints.VARIABLE)
 """Set by ourselves: the service's name (how orphans are found), the simulated devices' load files; and by tests: how files are

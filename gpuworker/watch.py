@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from gpuworker import failpoints, hostmemory, samples
+from gpuworker import failpoints, hostmemory, ownmail, samples
 from gpuworker.attempts import AttemptState, ShimClient, ShimGone
 from gpuworker.hotswap import told
 from gpuworker.outliving import await_empty
@@ -296,6 +296,7 @@ def _lost(one: Supervised, started: dict[str, Any] | None, *, late: bool) -> dic
 def _report(one: Supervised, ended: dict[str, Any], unclean: dict[str, str]) -> Ended:
     spec, tail = one.spec, one.tail
     host_oom, killed = hostmemory.verdict(ended)
+    mail, mail_fault = ownmail.read(one.attempt.path)
     body = {key: value for key, value in ended.items() if key != "event"} | {
         "job": spec.job,
         "attempt": spec.attempt,
@@ -308,6 +309,8 @@ def _report(one: Supervised, ended: dict[str, Any], unclean: dict[str, str]) -> 
         "progress": tail.progress if tail else None,
         "peak_memory_mib": samples.peak_of(one),
         "host_oom": host_oom,
+        "mail": mail,
+        "mail_fault": mail_fault,
         "devices": [device.body() for device in one.devices],
         "unclean": unclean,
     }

@@ -7,13 +7,14 @@ with the log. Pictures are decoded and encoded anew before anybody's browser or 
 from __future__ import annotations
 
 import base64
+import glob
 import hashlib
 import io
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -91,6 +92,20 @@ def content(job: Job, attempt: Attempt, name: str) -> bytes:
     return _fetched(job, attempt, name)
 
 
+def beside(job: Job, attempt: Attempt, name: str, *, most: int) -> bytes:
+    """A file beneath the working directory, whatever the job's patterns are: the host gives no other. Fetched once and kept.
+
+    `most`: bytes that it may have. Raises NotToBeHad.
+    """
+    path = _content_path(attempt, name)
+    if not path.exists():
+        data = _fetched(job, attempt, name, patterns=[glob.escape(name)], most=most)
+        _keep(path, data)
+    elif len(data := path.read_bytes()) > most:
+        raise _too_large(attempt, name, most)
+    return data
+
+
 def collect(job: Job, attempt: Attempt) -> Left:
     """Fetch what an ended attempt left and keep it; small files first, until there is enough."""
     left = left_by(job, attempt, wait_s=5.0)
@@ -155,22 +170,27 @@ def _args(job: Job, attempt: Attempt, **more: str) -> dict[str, str]:
     return {"attempt": attempt_key(str(job.uid), attempt.number, attempt.fence), **more}
 
 
-def _fetched(job: Job, attempt: Attempt, name: str) -> bytes:
+def _too_large(attempt: Attempt, name: str, most: int) -> NotToBeHad:
+    return NotToBeHad(f"{name[:200]} is larger than {most / 2**20:.3g} MiB: it is on {attempt.host}.")
+
+
+def _fetched(job: Job, attempt: Attempt, name: str, *, patterns: Sequence[str] = (), most: int = LARGEST_BYTES) -> bytes:
+    """`patterns`: instead of the job's own. A file that grows meanwhile comes with what it had when it was asked for last."""
     data = b""
     while True:
         args = _args(job, attempt, name=name, offset=str(len(data)))
-        asked = asking.ask(attempt.host, Ask.ARTIFACT, args, patterns=job.artifacts, wait_s=10.0)
+        asked = asking.ask(attempt.host, Ask.ARTIFACT, args, patterns=patterns or job.artifacts, wait_s=10.0)
         if asked.error:
             raise NotToBeHad(asked.error)
         try:
             piece, size = base64.b64decode(asked.told["data"]), int(asked.told["size"])
         except (ValueError, TypeError, KeyError):
             raise NotToBeHad(f"{attempt.host} has given no file that can be read.") from None
-        if size > LARGEST_BYTES:
-            raise NotToBeHad(f"{name[:200]} is larger than {LARGEST_BYTES // 2**20} MiB: it is on {attempt.host}.")
+        if size > most:
+            raise _too_large(attempt, name, most)
         data += piece
-        if len(piece) < PIECE_BYTES or len(data) > LARGEST_BYTES:
-            return data[:LARGEST_BYTES]
+        if len(piece) < PIECE_BYTES or len(data) > most:
+            return data[:most]
 
 
 def _files(told: Any) -> tuple[File, ...]:

@@ -21,6 +21,7 @@ from gpuworker.measured import Measured
 from gpuworker.protocol import Ack, BadEnvelope, BadMessage, Ended, Kind, LogChunk, Refused, Started, Stuck
 from jobs import drains, hostlink, lifecycle, logs, samples, suspects
 from jobs.models import Attempt, Host
+from jobs.notifications import ownmail
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,7 @@ class Ingest:
         if attempt is None or attempt.outcome:
             return  # said before
         self._drain_log(host, attempt, report)
+        ownmail.keep(attempt, report)  # Before its end is told: whether there is a letter at all may depend on it.
         with transaction.atomic():  # Together: a report that has closed its attempt is not taken in again.
             if lifecycle.ended(report, host=host):
                 if report.unclean:

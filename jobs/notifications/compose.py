@@ -15,15 +15,31 @@ from django.utils.translation import ngettext
 
 from jobs import artifacts
 from jobs.models import Attempt, Job, JobEvent
+from jobs.notifications import ownmail
 from jobs.notifications.excerpt import Excerpt, excerpt, packed
 from jobs.notifications.letter import Attachment, Letter
 from jobs.notifications.occasions import Occasion
+from jobs.notifications.ownmail import OwnMail
 from jobs.web.verdict import verdict
 from jobs.web.words import duration, gib, place
 
 MOST_PICTURES = 5
 LONGEST_NAME = 120
 DIGEST_ROWS = 50
+ATTACHED_TYPES = {
+    ".csv": "text/csv",
+    ".gif": "image/gif",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".log": "text/plain",
+    ".md": "text/plain",
+    ".pdf": "application/pdf",
+    ".png": "image/png",
+    ".txt": "text/plain",
+    ".zip": "application/zip",
+}
+"""Of what a training attaches to its own letter; a mail program shall draw nothing else."""
 
 
 def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Letter:
@@ -31,7 +47,10 @@ def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Let
     job = event.job
     sentence, advice = _sentence(occasion, event)
     shown = excerpt(attempt) if attempt else Excerpt((), None, "")
+    own = ownmail.of(job, event.attempt, occasion)
     attachments, cut = _attachments(job, attempt)
+    files, remarks = _own_files(job, attempt, own)
+    attachments += files
     pictures = [one for one in attachments if one.inline_id]
     context = {
         "job": job,
@@ -42,13 +61,15 @@ def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Let
         "facts": _facts(job, attempt),
         "excerpt": shown,
         "highlight": _highlight(shown),
+        "own": own.text.strip(),
+        "remarks": remarks,
         "pictures": pictures,
         "cut": cut,
         "url": job_url(job),
         "bar": "─" * 60,
     }
     return Letter(
-        subject=subject(occasion, job, attempt),
+        subject=subject(occasion, job, attempt, name=own.subject),
         text=render_to_string("jobs/mail/letter.txt", context),
         html=render_to_string("jobs/mail/letter.html", context),
         markdown=_markdown(context),
@@ -88,13 +109,13 @@ def _headline(occasion: Occasion, attempt: Attempt | None) -> str:
     return traceback.headline if traceback else _words(occasion)
 
 
-def subject(occasion: Occasion, job: Job, attempt: Attempt | None) -> str:
-    """`[AutoTrainer] FAILED #42 name (OOM, attempt 2/3)`."""
+def subject(occasion: Occasion, job: Job, attempt: Attempt | None, *, name: str = "") -> str:
+    """`[AutoTrainer] FAILED #42 name (OOM, attempt 2/3)`; `name`: what a training says instead of its job's."""
     notes = [_("OOM")] if occasion is Occasion.OOM else []
     if attempt and (job.max_retries or attempt.number > 1):
         notes.append(_("attempt %(number)d/%(all)d") % {"number": attempt.number, "all": max(job.max_retries + 1, attempt.number)})
     behind = f" ({', '.join(notes)})" if notes else ""
-    return f"[AutoTrainer] {_words(occasion)} #{job.pk} {one_line(job.name)}{behind}"
+    return f"[AutoTrainer] {_words(occasion)} #{job.pk} {one_line(name or job.name)}{behind}"
 
 
 def _words(occasion: Occasion) -> str:
@@ -160,15 +181,40 @@ def _attachments(job: Job, attempt: Attempt | None) -> tuple[list[Attachment], s
     found = [Attachment(f"job-{job.pk}-attempt-{attempt.number}.log.gz", "application/gzip", log)]
     for number, (name, data) in enumerate(artifacts.pictures(job, attempt, most=MOST_PICTURES), 1):
         kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-        stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in PurePosixPath(name).stem)[:40]
-        found.append(Attachment(f"{stem or 'picture'}-{number}.{kind}", f"image/{kind}", data, inline_id=f"picture-{number}@autotrainer"))
+        stem = _plain(PurePosixPath(name).stem)[:40] or "picture"
+        found.append(Attachment(f"{stem}-{number}.{kind}", f"image/{kind}", data, inline_id=f"picture-{number}@autotrainer"))
     return found, cut
+
+
+def _own_files(job: Job, attempt: Attempt | None, own: OwnMail) -> tuple[list[Attachment], list[str]]:
+    """What its training attached; and what was wrong with the letter that it wrote, as sentences."""
+    if own.fault:
+        return [], [_("What the training wrote into AUTOTRAINER_MAIL could not be used: %(why)s.") % {"why": own.fault}]
+    found, remarks = [], []
+    for number, one in enumerate(ownmail.attached(job, attempt, own.attachments) if attempt else (), 1):
+        if one.error:
+            said = {"name": one_line(one.name, 200), "why": one_line(one.error, 400).rstrip(".")}
+            remarks.append(_("“%(name)s” is not attached: %(why)s.") % said)
+            continue
+        path = PurePosixPath(one.name)
+        ending = _plain(path.suffix)[:10]
+        kind = ATTACHED_TYPES.get(path.suffix.lower(), "application/octet-stream")
+        found.append(Attachment(f"{_plain(path.stem)[:40] or 'file'}-{number}{ending}", kind, one.data))
+    return found, remarks
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
 
 
 def _markdown(context: dict[str, Any]) -> str:
     """For those who render Markdown, with or without escaping: what a program printed stands in a fence."""
     rows = [f"- **{name}**: `{value.replace('`', chr(39))}`" for name, value in context["facts"]]
-    parts = [fenced(context["sentence"]), "\n".join(rows)]
+    parts = [fenced(context["sentence"])]
+    if context["own"]:
+        parts.append(fenced(context["own"]))
+    parts.append("\n".join(rows))
+    parts += [fenced(remark) for remark in context["remarks"]]
     if context["highlight"]:
         parts.append(fenced("\n".join(context["highlight"])))
     if context["excerpt"].lines:

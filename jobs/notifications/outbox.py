@@ -6,7 +6,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 
 from jobs.models import Job, JobEvent, Notification
-from jobs.notifications import channels
+from jobs.notifications import channels, ownmail
 from jobs.notifications.occasions import TYPES, occasion_of
 
 
@@ -16,7 +16,7 @@ def note(event: JobEvent) -> None:
         return
     job = Job.objects.select_related("owner").get(pk=event.job_id)
     occasion = occasion_of(event, job)
-    if occasion is None:
+    if occasion is None or ownmail.of(job, event.attempt, occasion).skip:
         return
     told = {"event": event, "job": job, "channel": channel, "occasion": occasion, "created_at": event.at, "next_at": event.at}
     Notification.objects.bulk_create([Notification(recipient=address, **told) for address in recipients(job)], ignore_conflicts=True)

@@ -49,6 +49,7 @@ def test_command_finds_what_the_contract_promises(lab):
         "AUTOTRAINER_ATTEMPT": "3",
         "AUTOTRAINER_GPU_UUIDS": "GPU-aa,GPU-bb",
         "AUTOTRAINER_HOST": "lab",
+        "AUTOTRAINER_MAIL": str(lab.settings.host_home / "attempts" / f"job-1-{lab.token}.3.1" / "mail.json"),
         "AUTOTRAINER_MARK": f"job-1-{lab.token}.3.1",
         "PWD": str(lab.home),
     }
