@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import IO, Any
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
 from django.http import Http404, HttpRequest
 from rest_framework.exceptions import ParseError, PermissionDenied, ValidationError
 from rest_framework.pagination import LimitOffsetPagination
@@ -140,3 +142,13 @@ def operator(request: Request) -> User:
     if not access.is_operator(user):
         raise PermissionDenied("Only operators may do this.")
     return user
+
+
+def streamed(request: Request, pieces: Iterator[bytes]) -> Iterator[bytes] | AsyncIterator[bytes]:
+    """The content of a long answer. Making it takes seconds: that must not hold up everybody else's requests."""
+    return _in_other_threads(pieces) if isinstance(request._request, ASGIRequest) else pieces
+
+
+async def _in_other_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while piece := await sync_to_async(lambda: next(pieces, b""), thread_sensitive=False)():
+        yield piece

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable
 from datetime import timedelta
 
-from asgiref.sync import sync_to_async
-from django.core.handlers.asgi import ASGIRequest
 from django.http import Http404, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
@@ -19,8 +17,9 @@ from rest_framework.request import Request
 
 from jobs import logs, retention
 from jobs.api import schemas
-from jobs.api.base import ApiView, own_job_or_403, whole
+from jobs.api.base import ApiView, own_job_or_403, streamed, whole
 from jobs.api.errors import Gone
+from jobs.api.log_file import download
 from jobs.models import Attempt, Job
 
 LARGEST_ANSWER = 8 * 2**20
@@ -34,7 +33,13 @@ _PARAMETERS = [
     _ATTEMPT,
     OpenApiParameter("offset", int, description="The first byte wanted."),
     OpenApiParameter("limit", int, description=f"At most so many bytes; one answer has {LARGEST_ANSWER} at most."),
-    OpenApiParameter("format", str, enum=["raw", "text"], description="text: the whole log as a terminal would show it in the end."),
+    OpenApiParameter(
+        "format",
+        str,
+        enum=["raw", "text", "file"],
+        description="text: the whole log as a terminal would show it in the end; file: all of it as it was written, for a download "
+        "(the header Range is understood, offset and limit are not; a line says where its middle was cut out).",
+    ),
 ]
 
 
@@ -64,20 +69,24 @@ class LogView(ApiView):
                 "was asked for from inside it begins at its end. X-Log-Offset is the offset of the answer's first byte.",
             ),
             (200, "text/plain"): OpenApiTypes.STR,
+            (206, "application/octet-stream"): OpenApiResponse(OpenApiTypes.BINARY, "format=file: the part that Range asked for."),
+            416: OpenApiResponse(description="format=file: Range asks for nothing that is there; Content-Range says how long it is."),
             410: OpenApiResponse(schemas.ErrorBody, "The log was removed AUTOTRAINER_RETENTION_DAYS after the job's end."),
         },
     )
     def get(self, request: Request, id: int) -> HttpResponseBase:
         job = own_job_or_403(request, id)
         form = request.GET.get("format", "raw")
-        if form not in ("raw", "text"):
-            raise ValidationError({"format": ["raw or text."]})
+        if form not in ("raw", "text", "file"):
+            raise ValidationError({"format": ["raw, text or file."]})
         offset, limit = whole(request, "offset", 0), whole(request, "limit", LARGEST_ANSWER)
         attempt = find_attempt(job, whole(request, "attempt", 0, least=1))
         if removed := retention.removed(attempt):
             raise Gone(removed)
-        if attempt and (form == "text" or offset + limit > logs.size(job.pk, attempt.number)):
+        if attempt and (form != "raw" or offset + limit > logs.size(job.pk, attempt.number)):
             _await_rest(attempt)
+        if form == "file":
+            return download(request, job.pk, attempt.number if attempt else 0)
         return _text(request, job, attempt) if form == "text" else _raw(job, attempt, offset, min(limit, LARGEST_ANSWER))
 
 
@@ -114,14 +123,7 @@ def _raw(job: Job, attempt: Attempt | None, offset: int, limit: int) -> HttpResp
 
 
 def _text(request: Request, job: Job, attempt: Attempt | None) -> StreamingHttpResponse:
-    pieces = logs.as_text(job.pk, attempt.number) if attempt else iter(())
-    under_asgi = isinstance(request._request, ASGIRequest)
-    answer = StreamingHttpResponse(_without_blocking(pieces) if under_asgi else pieces, content_type="text/plain; charset=utf-8")
+    pieces = (text.encode() for text in logs.as_text(job.pk, attempt.number)) if attempt else iter(())
+    answer = StreamingHttpResponse(streamed(request, pieces), content_type="text/plain; charset=utf-8")
     answer.headers["X-Content-Type-Options"] = "nosniff"
     return answer
-
-
-async def _without_blocking(pieces: Iterator[str]) -> AsyncIterator[str]:
-    """Large logs take seconds to render: they must not hold up everybody else's requests."""
-    while piece := await sync_to_async(lambda: next(pieces, ""), thread_sensitive=False)():
-        yield piece

@@ -19,7 +19,8 @@ from jobs.terminal import LOOK_BACK
 
 PIECE_BYTES = 1 << 20
 MOST_LOGS = 64
-_MOVE = re.compile(rb"\n|\x1b\[([0-9]{0,9})([ABEF])")
+_JUMP = re.compile(rb"\x1b\[([0-9]{0,9})([ABEF])")
+_MOVE = re.compile(rb"\n|" + _JUMP.pattern)
 _ESCAPE = re.compile(rb"\x1b\[[0-9]{0,9}\Z|\x1b\Z")
 
 
@@ -141,20 +142,21 @@ def _advance(mark: Mark, piece: bytes) -> Mark:
     if not piece:
         return mark
     end, row, lowest = mark.offset + len(piece), mark.row, mark.lowest
-    if b"\x1b[" not in piece:
-        row += piece.count(b"\n")
+    counted = 0
+    for move in _JUMP.finditer(piece):
+        row += piece.count(b"\n", counted, move.start())
+        lowest, counted = max(lowest, row), move.end()
+        row = _jumped(move, row, mark.top, lowest)
         lowest = max(lowest, row)
-    else:
-        for move in _MOVE.finditer(piece):
-            row = _moved(move, row, mark.top, lowest)
-            lowest = max(lowest, row)
+    row += piece.count(b"\n", counted)
+    lowest = max(lowest, row)
     return Mark(end, row, lowest, mark.top, fresh=row == lowest and piece.endswith(b"\n"))
 
 
 def _first_in_row(mark: Mark, piece: bytes, wanted: int) -> int:
     row, lowest, begin = mark.row, mark.lowest, 0
     for move in _MOVE.finditer(piece):
-        row = _moved(move, row, mark.top, lowest)
+        row = row + 1 if move[2] is None else _jumped(move, row, mark.top, lowest)
         if row > lowest:
             lowest, begin = row, move.end()
             if row >= wanted:
@@ -162,9 +164,7 @@ def _first_in_row(mark: Mark, piece: bytes, wanted: int) -> int:
     return begin
 
 
-def _moved(move: re.Match[bytes], row: int, top: int, lowest: int) -> int:
-    if move[2] is None:
-        return row + 1
+def _jumped(move: re.Match[bytes], row: int, top: int, lowest: int) -> int:
     times = max(1, int(move[1] or 1))
     if move[2] in b"AF":
         return max(row - times, lowest - LOOK_BACK + 1, top)

@@ -167,3 +167,73 @@ def test_log_that_was_removed_is_gone_and_says_when(api: Rest, job: Job, path: s
     assert answer.json()["errors"][0]["code"] == "log_removed"
     assert "removed on 2026-03-09" in errors(answer)[None]
     assert api("GET", f"jobs/{job.pk}/").json()["attempts"][0]["log_removed_at"] == "2026-03-09T12:00:00Z"
+
+
+# --- as a file ----------------------------------------------------------------------------------------------------------
+
+
+def fetched(api: Rest, job: Job, wanted: str = "", **headers: str) -> Any:
+    return api("GET", f"jobs/{job.pk}/log/?format=file", **({"range": wanted} if wanted else {}), **headers)
+
+
+@pytest.fixture
+def file(job: Job, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A log of several pieces whose middle was cut out, as a download has it."""
+    monkeypatch.setattr(logs, "PIECE_BYTES", 1000)
+    logs.append(job.pk, 1, 0, RAW[:4000])
+    logs.append(job.pk, 1, 9000, RAW[:2500], cut_from=4000)
+    return RAW[:4000] + f"\n{logs.cut_line(5000)}\n".encode() + RAW[:2500]
+
+
+def test_file_is_the_whole_log_however_long_it_is(api: Rest, job: Job) -> None:
+    data = bytes(range(256)) * 36_000
+    logs.append(job.pk, 1, 0, data)
+    answer = fetched(api, job)
+    assert (answer.status_code, whole(answer) == data) == (200, True)
+    assert (answer.headers["Content-Length"], answer.headers["Accept-Ranges"]) == (str(len(data)), "bytes")
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="job-{job.pk}-attempt-1.log"'
+
+
+@pytest.mark.parametrize(
+    "wanted", ["bytes=0-", "bytes=0-0", "bytes=3990-4150", "bytes=4001-4010", "bytes=5000-", "bytes=-700", "bytes=0-999999"]
+)
+def test_file_comes_in_the_range_that_is_asked_for(api: Rest, job: Job, file: bytes, wanted: str) -> None:
+    first, _, last = wanted.removeprefix("bytes=").partition("-")
+    begin = int(first) if first else len(file) - int(last)
+    end = min(len(file), int(last) + 1) if first and last else len(file)
+    answer = fetched(api, job, wanted)
+    assert whole(answer) == file[begin:end]
+    told = {} if end - begin == len(file) else {"Content-Range": f"bytes {begin}-{end - 1}/{len(file)}"}
+    assert answer.status_code == (206 if told else 200)
+    assert {name: value for name, value in answer.headers.items() if name == "Content-Range"} == told
+    assert answer.headers["Content-Length"] == str(end - begin)
+
+
+@pytest.mark.parametrize("wanted", ["bytes=5-3", "bytes=-", "bytes=x-9", "lines=1-2", "bytes=1-2,4-5", "bytes=" + "9" * 40 + "-"])
+def test_file_comes_whole_when_the_range_is_none(api: Rest, job: Job, file: bytes, wanted: str) -> None:
+    answer = fetched(api, job, wanted)
+    assert (answer.status_code, whole(answer)) == (200, file)
+
+
+@pytest.mark.parametrize("wanted", ["bytes=999999-", "bytes=-0"])
+def test_file_has_nothing_in_a_range_behind_its_end(api: Rest, job: Job, file: bytes, wanted: str) -> None:
+    answer = fetched(api, job, wanted)
+    assert (answer.status_code, answer.headers["Content-Range"]) == (416, f"bytes */{len(file)}")
+
+
+def test_file_goes_on_only_where_it_is_still_the_same(api: Rest, job: Job, file: bytes) -> None:
+    etag = fetched(api, job).headers["ETag"]
+    assert fetched(api, job, "bytes=9-", if_range=etag).status_code == 206
+    logs.append(job.pk, 1, 11_500, b"more")
+    assert fetched(api, job, "bytes=9-", if_range=etag).status_code == 200
+
+
+def test_file_is_not_read_for_its_head_alone(api: Rest, job: Job, file: bytes) -> None:
+    answer = api("HEAD", f"jobs/{job.pk}/log/?format=file")
+    assert (answer.status_code, answer.headers["Content-Length"], whole(answer)) == (200, str(len(file)), b"")
+
+
+def test_file_of_a_job_without_an_attempt_is_empty(api: Rest, job: Job) -> None:
+    job.attempts.all().delete()
+    answer = fetched(api, job)
+    assert (answer.status_code, whole(answer)) == (200, b"")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.contrib import messages
 from django.db.models import Value
@@ -124,7 +126,7 @@ def _context(request: UserRequest, job: Job) -> dict[str, Any]:
         "removed": retention.removed(chosen) if may_see else "",
         "log_size": logs.size(job.pk, chosen.number) if chosen and may_see else 0,
         "swaps": swaps_of(job, chosen) if may_see else [],
-        "failure": _failure(chosen) if may_see else None,
+        "failure": _failure(job, chosen) if may_see else None,
         "alike": failures.alike(job, chosen) if may_see else None,
         "left": _left(job, chosen) if may_see else None,
         "events": list(job.events.defer("data").order_by("id")) if may_see else [],
@@ -142,11 +144,17 @@ def _related(job: Job) -> dict[str, list[dict[str, Any]]]:
     return {kind: [other for other in others if other["kind"] == kind] for kind in ("parents", "dependents")}
 
 
-def _failure(attempt: Attempt | None) -> Traceback | None:
+def _failure(job: Job, attempt: Attempt | None) -> Traceback | None:
     """The last traceback of an attempt that failed, to be read first."""
     if attempt is None or attempt.outcome != Outcome.FAILED or attempt.log_removed_at:
         return None
-    return excerpt(attempt).traceback
+    return _traceback(job.uid, job.pk, attempt.number, logs.size(job.pk, attempt.number))
+
+
+@functools.lru_cache(maxsize=64)
+def _traceback(uid: UUID, job_id: int, number: int, size: int) -> Traceback | None:
+    """Of an attempt whose log has this size. Kept, since reading it takes 100 ms; by the UUID, since numbers repeat after a restore."""
+    return excerpt(Attempt(job_id=job_id, number=number)).traceback
 
 
 def _left(job: Job, attempt: Attempt | None) -> artifacts.Left | None:
