@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from gpuworker import gitstate, lookingaround, protocol
+from gpuworker import gitstate, lookingaround, misplaced, protocol
 from gpuworker.artifacts import Artifacts
 from gpuworker.link import Link
 from gpuworker.protocol import BadEnvelope, BadMessage, Kind
@@ -62,10 +62,17 @@ class Answering:
                     self._take(found[1])
             except redis.RedisError as exc:
                 log.debug("questions cannot be read: %s", exc)
+                self._clear()
                 self._stopped.wait(1.0)
             except Exception:
                 log.exception("A question could not be taken", extra={"action": "question_failed"})
                 self._stopped.wait(1.0)
+
+    def _clear(self) -> None:
+        try:
+            misplaced.clear(self._link.client, {questions_key(self._link.host): "list"})
+        except redis.RedisError as exc:
+            log.debug("nor can their key be looked at: %s", exc)
 
     def _take(self, text: bytes) -> None:
         try:

@@ -67,6 +67,8 @@ class Ear:
         now, last = self._clock(), self._looked
         try:
             promised: Any = self._link.client.get(protocol.canary_key(self._link.host))
+        except redis.ResponseError:
+            promised = None  # No string lies there: whoever put it there must not stop our heartbeats.
         except redis.RedisError:
             self._looked, self._deaf_s = None, 0.0
             raise

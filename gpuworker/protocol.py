@@ -32,8 +32,12 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from gpuworker import envelope
+from gpuworker.envelope import BadEnvelope as BadEnvelope
+from gpuworker.envelope import OtherVersion as OtherVersion
+from gpuworker.envelope import seal as seal
+from gpuworker.envelope import unseal as unseal
 from gpuworker.message import BadMessage as BadMessage
 from gpuworker.message import Message as Message
 from gpuworker.readings import AttemptReading as AttemptReading
@@ -42,9 +46,6 @@ from gpuworker.readings import DeviceReading as DeviceReading
 from gpuworker.readings import ProcessReading as ProcessReading
 from gpuworker.wishes import IgnoredProcess as IgnoredProcess
 from gpuworker.wishes import Rules as Rules
-
-PROTOCOL_VERSION = 1
-OLDEST_READABLE_VERSION = 1
 
 KEY_PREFIX = "autotrainer:"
 TRAIN_TASK = "autotrainer.train"
@@ -64,6 +65,8 @@ CANARY_EVERY_S = 20.0
 DEAF_AFTER_S = 1.5 * CANARY_EVERY_S
 """Two canaries have not come through a host's queue: nothing new is sent there."""
 LOG_CHUNK_BYTES = 64 * 1024
+LARGEST_HEADER_BYTES = 4096
+"""Of a log chunk: what is longer was made by nobody of ours, and is not even looked into."""
 IN_USE_MEMORY_MIB = 1024
 IN_USE_IDLE_MIN = 30
 """What "uses a device" means for a process outside the queue where no operator said anything else."""
@@ -74,14 +77,6 @@ CONTENT_LIFETIME_S = 180
 """Put there anew with each offer. A host that comes too late refuses, and the next offer brings it again."""
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-
-
-class BadEnvelope(ValueError):
-    """A message that is forged, altered, expired, meant for somebody else, or not one of ours. Says which."""
-
-
-class OtherVersion(BadEnvelope):
-    """A message of a protocol version that this side does not read."""
 
 
 class Kind(enum.StrEnum):
@@ -174,75 +169,39 @@ def derive_host_key(cluster_key: bytes, host: str) -> bytes:
     return hmac.digest(cluster_key, b"autotrainer host key 1\n" + host.encode(), "sha256")
 
 
-# --- sealing ------------------------------------------------------------------------------------------------------------
-
-
-def seal(kind: Kind, host: str, body: Mapping[str, Any], key: bytes) -> str:
-    """A signed JSON text that only the holder of `key` can have made, for this kind and this host."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    mac = _mac(PROTOCOL_VERSION, kind, host, text.encode(), key)
-    return json.dumps({"v": PROTOCOL_VERSION, "k": kind, "h": host, "b": text, "m": mac}, ensure_ascii=False)
-
-
-def unseal(kind: Kind, host: str, text: str | bytes, keys: Sequence[bytes]) -> dict[str, Any]:
-    """The body of a sealed text; raises BadEnvelope. Several keys are accepted while one is being replaced."""
-    try:
-        outer = json.loads(text)
-        version, body, mac = outer["v"], outer["b"], outer["m"]
-        named = (outer["k"], outer["h"])
-    except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        raise BadEnvelope(f"not a sealed message: {type(exc).__name__}") from exc
-    if named != (kind, host):
-        raise BadEnvelope(f"a {named[0]!r} message for host {named[1]!r}, not a {kind.value!r} message for {host!r}")
-    if not isinstance(version, int) or not OLDEST_READABLE_VERSION <= version <= PROTOCOL_VERSION:
-        raise OtherVersion(f"protocol version {version!r}; this side reads {OLDEST_READABLE_VERSION} to {PROTOCOL_VERSION}")
-    if not isinstance(body, str) or not isinstance(mac, str) or not _signed(version, kind, host, body.encode(), mac, keys):
-        raise BadEnvelope("the signature is not by this host's key")
-    try:
-        opened = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise BadEnvelope("the signed body is not JSON") from exc
-    if not isinstance(opened, dict):
-        raise BadEnvelope("the signed body is not an object")
-    return opened
+# --- log chunks ---------------------------------------------------------------------------------------------------------
 
 
 def seal_chunk(host: str, chunk: LogChunk, key: bytes) -> dict[str, bytes]:
     """The stream fields of one log chunk; raw bytes travel beside their signed header, not inside JSON."""
-    told = {"v": PROTOCOL_VERSION, "job": chunk.job, "attempt": chunk.attempt, "fence": chunk.fence, "offset": chunk.offset}
+    version = envelope.PROTOCOL_VERSION
+    told = {"v": version, "job": chunk.job, "attempt": chunk.attempt, "fence": chunk.fence, "offset": chunk.offset}
     header = json.dumps(told if chunk.cut_from is None else told | {"cut_from": chunk.cut_from})
-    mac = _mac(PROTOCOL_VERSION, Kind.LOG, host, _chunk_bytes(header.encode(), chunk.data), key)
+    mac = envelope.mac_of(version, Kind.LOG, host, _chunk_bytes(header.encode(), chunk.data), key)
     return {"h": header.encode(), "d": chunk.data, "m": mac.encode()}
 
 
 def unseal_chunk(host: str, fields: Mapping[bytes, bytes], keys: Sequence[bytes]) -> LogChunk:
     """The log chunk in a stream entry's fields; raises BadEnvelope."""
     try:
-        header, data, mac = fields[b"h"], fields[b"d"], fields[b"m"].decode()
+        header, data, mac = fields[b"h"], fields[b"d"], fields[b"m"]
+        if len(header) > LARGEST_HEADER_BYTES:
+            raise ValueError("a header without end")
         told = json.loads(header)
         version = int(told["v"])
         attempt, fence, offset = int(told["attempt"]), int(told["fence"]), int(told["offset"])
         cut_from = None if told.get("cut_from") is None else int(told["cut_from"])
         chunk = LogChunk(job=str(told["job"]), attempt=attempt, fence=fence, offset=offset, data=data, cut_from=cut_from)
-    except (ValueError, TypeError, KeyError) as exc:
+    except envelope.UNREADABLE as exc:
         raise BadEnvelope(f"not a log chunk: {type(exc).__name__}") from exc
-    if not OLDEST_READABLE_VERSION <= version <= PROTOCOL_VERSION:
-        raise BadEnvelope(f"protocol version {version!r} of a log chunk")
-    if not _signed(version, Kind.LOG, host, _chunk_bytes(header, data), mac, keys):
+    envelope.check_version(version)
+    if not envelope.signed(version, Kind.LOG, host, _chunk_bytes(header, data), mac, keys):
         raise BadEnvelope("the log chunk's signature is not by this host's key")
     return chunk
 
 
 def _chunk_bytes(header: bytes, data: bytes) -> bytes:
     return len(header).to_bytes(4, "big") + header + data
-
-
-def _mac(version: int, kind: Kind, host: str, body: bytes, key: bytes) -> str:
-    return hmac.digest(key, f"{version}\n{kind}\n{host}\n".encode() + body, "sha256").hex()
-
-
-def _signed(version: int, kind: Kind, host: str, body: bytes, mac: str, keys: Sequence[bytes]) -> bool:
-    return any([hmac.compare_digest(_mac(version, kind, host, body, key).encode(), mac.encode()) for key in keys])
 
 
 # --- messages -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from gpuworker import protocol
+from gpuworker import misplaced, protocol
 from gpuworker.measured import Measured
 from gpuworker.protocol import Ack, Ended, Kind, Refused, Started, Stuck
 
@@ -80,11 +80,16 @@ class Reporter:
         with self._lock:
             owed = list(self._owed.values())
         for one in owed:
-            if one.entry is None or not self._link.client.xrange(self._key, one.entry, one.entry, count=1):
+            if one.entry is None or not self._lies_there(one.entry):
                 self._add(one)
 
+    def _lies_there(self, entry: bytes) -> bool:
+        client = self._link.client
+        return bool(misplaced.retried(client, {self._key: "stream"}, lambda: client.xrange(self._key, entry, entry, count=1)))
+
     def _add(self, owed: _Owed) -> None:
-        entry: Any = self._link.client.xadd(self._key, {"e": owed.sealed})
+        client = self._link.client
+        entry: Any = misplaced.retried(client, {self._key: "stream"}, lambda: client.xadd(self._key, {"e": owed.sealed}))
         owed.entry = entry
 
 
@@ -110,10 +115,17 @@ class AckReader:
                 self._read()
             except redis.RedisError as exc:
                 log.debug("acknowledgements cannot be read: %s", exc)
+                self._clear()
                 self._stopped.wait(AFTER_AN_ERROR_S)
             except Exception:
                 log.exception("An acknowledgement could not be taken in", extra={"action": "ack_failed"})
                 self._stopped.wait(AFTER_AN_ERROR_S)
+
+    def _clear(self) -> None:
+        try:
+            misplaced.clear(self._link.client, {self._key: "stream"})
+        except redis.RedisError as exc:
+            log.debug("nor can their key be looked at: %s", exc)
 
     def _read(self) -> None:
         client = self._link.client

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuworker import logcap, protocol
+from gpuworker import logcap, misplaced, protocol
 from gpuworker.disks import Cut
 from gpuworker.logcap import CUT_NAME, LOG_NAME
 from gpuworker.oom import OomDetector
@@ -218,11 +218,7 @@ class Tail:
             chunks = self._next_chunks(room, most=10**6 if last else ATTEMPT_IN_FLIGHT_CHUNKS - len(self._in_flight))
             if not chunks:
                 return 0
-            pipe = link.client.pipeline(transaction=False)
-            for chunk in chunks:
-                fields: dict[Any, Any] = dict(protocol.seal_chunk(link.host, chunk, link.key))
-                pipe.xadd(protocol.logs_key(link.host), fields)
-            for chunk, entry in zip(chunks, pipe.execute(), strict=True):
+            for chunk, entry in zip(chunks, _send(link, chunks), strict=True):
                 self._sent = chunk.offset + len(chunk.data)
                 self._in_flight.append(_InFlight(self._sent, len(chunk.data), entry))
                 self._flying_bytes += len(chunk.data)
@@ -285,7 +281,8 @@ class Tail:
             self._moved_at = time.monotonic()
             self._patience_s = min(LONGEST_STALL_S, 2 * self._patience_s)
             newest = self._in_flight[-1].entry
-            if link.client.xrange(protocol.logs_key(link.host), newest, newest, count=1):
+            key = protocol.logs_key(link.host)
+            if misplaced.retried(link.client, {key: "stream"}, lambda: link.client.xrange(key, newest, newest, count=1)):
                 return False  # The control plane has not read it yet.
             self._go_to(self._acked)
             return True
@@ -296,6 +293,20 @@ class Tail:
         if offset < self._base:
             self._base = offset  # What was before is in no file any more; the segment moves up to what is stored.
         self._sent = offset
+
+
+def _send(link: Link, chunks: list[LogChunk]) -> list[bytes]:
+    """The entries that they have become. Raises redis.RedisError; what was taken all the same comes twice, which nobody minds."""
+    key = protocol.logs_key(link.host)
+
+    def send() -> list[bytes]:
+        pipe = link.client.pipeline(transaction=False)
+        for chunk in chunks:
+            fields: dict[Any, Any] = dict(protocol.seal_chunk(link.host, chunk, link.key))
+            pipe.xadd(key, fields)
+        return pipe.execute()
+
+    return misplaced.retried(link.client, {key: "stream"}, send)
 
 
 def _whole(value: object) -> int:

@@ -11,8 +11,9 @@ import math
 import secrets
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from celery import current_app
 from django.conf import settings
 from kombu.exceptions import OperationalError
 
-from gpuworker import protocol
+from gpuworker import misplaced, protocol
 from gpuworker.measured import Measured
 from gpuworker.protocol import Ack, Beat, Kind, Spec, Stop
 from jobs import swaps
@@ -213,16 +214,19 @@ def acknowledge(host: str, acks: Iterable[Ack], *, logs: Sequence[bytes] = (), r
 
     Raises redis.RedisError: the entries are still there then, and will be stored and acknowledged again.
     """
-    pipe = client().pipeline(transaction=False)
-    for ack in acks:
-        pipe.xadd(
-            protocol.acks_key(host), {"e": protocol.seal(Kind.ACK, host, ack.body(), host_key(host))}, maxlen=ACKS_KEPT, approximate=True
-        )
-    if logs:
-        pipe.xdel(protocol.logs_key(host), *logs)
-    if reports:
-        pipe.xdel(protocol.reports_key(host), *reports)
-    pipe.execute()
+    sealed = [protocol.seal(Kind.ACK, host, ack.body(), host_key(host)) for ack in acks]
+
+    def tell() -> None:
+        pipe = client().pipeline(transaction=False)
+        for text in sealed:
+            pipe.xadd(protocol.acks_key(host), {"e": text}, maxlen=ACKS_KEPT, approximate=True)
+        if logs:
+            pipe.xdel(protocol.logs_key(host), *logs)
+        if reports:
+            pipe.xdel(protocol.reports_key(host), *reports)
+        pipe.execute()
+
+    misplaced.retried(client(), dict.fromkeys([protocol.acks_key(host), *report_keys(host)], "stream"), tell)
 
 
 # --- what Redis proves ---------------------------------------------------------------------------------------------------
@@ -231,7 +235,7 @@ def acknowledge(host: str, acks: Iterable[Ack], *, logs: Sequence[bytes] = (), r
 def unbroken_since() -> datetime:
     """Since when this Redis has lost nothing: neither emptied, nor replaced, nor restarted. Raises redis.RedisError."""
     run_id = str(client().info("server")["run_id"])
-    text: Any = client().get(protocol.since_key())
+    text: Any = misplaced.retried(client(), {protocol.since_key(): "string"}, lambda: client().get(protocol.since_key()))
     noted, _, since_ms = (text or b"").decode(errors="replace").partition(" ")
     if noted != run_id or not since_ms.isdigit():
         since_ms = str(math.ceil(time.time() * 1000))
@@ -241,7 +245,11 @@ def unbroken_since() -> datetime:
 
 def bar(host: str, *, job: str, fence: int) -> bool:
     """Whether this dispatch has claimed nothing on its host and, from now on, never can. Raises redis.RedisError."""
-    answer: Any = client().eval(_BAR, 1, protocol.fences_key(host), job, str(fence))
+    try:
+        answer: Any = client().eval(_BAR, 1, protocol.fences_key(host), job, str(fence))
+    except redis.ResponseError as exc:
+        log.warning("%s proves nothing: %s", protocol.fences_key(host), exc, extra={"action": "bar"})
+        return False  # Its host clears it away when it is back.
     return bool(answer == 1)
 
 
@@ -259,7 +267,8 @@ class Heard:
 def heard(hosts: Iterable[str]) -> dict[str, Heard]:
     """The last heartbeat of each of these hosts that has one with a good seal; raises redis.RedisError.
 
-    The age comes from Redis, so that a host whose clock is wrong is neither lost nor kept.
+    The age comes from Redis, so that a host whose clock is wrong is neither lost nor kept. But a heartbeat that was sent
+    before one that is known is as old as that, whoever put it there again.
     """
     names = list(hosts)
     if not names:
@@ -272,12 +281,42 @@ def heard(hosts: Iterable[str]) -> dict[str, Heard]:
     found = {}
     for name, text, left in zip(names, texts, left_ms, strict=True):
         if text and left > 0 and (beat := _read_beat(name, text)):
-            found[name] = Heard(beat, max(0.0, protocol.BEAT_LIFETIME_S - left / 1000))
-    return found
+            behind_s = _KNOWN[name].behind_s(beat)
+            found[name] = Heard(beat, max(behind_s, protocol.BEAT_LIFETIME_S - left / 1000))
+    return {name: host for name, host in found.items() if host.age_s < math.inf}
 
 
 _LAST_BEATS: dict[str, tuple[bytes, Beat | None]] = {}
 """The last text of each host and what it says: a heartbeat is read many times before the next one comes."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What this process has heard of one host: which start of its agent it was last, and the newest heartbeat of that."""
+
+    instance: str | None = None
+    newest_at: float = 0.0
+    over: set[str] = field(default_factory=set)
+    """Starts of its agent that others have followed."""
+
+    def behind_s(self, beat: Beat) -> float:
+        """How much older this heartbeat is than what is known already; infinite where its agent was followed by another."""
+        if beat.instance in self.over:
+            return math.inf
+        if beat.instance != self.instance:
+            if self.instance is not None:
+                self.over.add(self.instance)
+            self.instance, self.newest_at = beat.instance, beat.at
+        self.newest_at = max(self.newest_at, beat.at)
+        return self.newest_at - beat.at
+
+
+_KNOWN: defaultdict[str, _Known] = defaultdict(_Known)
+
+
+def forget_heartbeats() -> None:
+    _LAST_BEATS.clear()
+    _KNOWN.clear()
 
 
 def _read_beat(host: str, text: bytes) -> Beat | None:
@@ -300,7 +339,9 @@ def report_keys(host: str) -> tuple[str, str]:
 
 def read_streams(keys: Sequence[bytes], *, count: int, block_ms: int | None) -> dict[bytes, list[tuple[bytes, dict[bytes, bytes]]]]:
     """The oldest entries of these streams, from their beginning: what is taken in is deleted. Raises redis.RedisError."""
-    answer: Any = client().xread(dict.fromkeys(keys, b"0"), count=count, block=block_ms)
+    places: Any = dict.fromkeys(keys, b"0")
+    streams = {key.decode(): "stream" for key in keys}
+    answer: Any = misplaced.retried(client(), streams, lambda: client().xread(places, count=count, block=block_ms))
     if isinstance(answer, dict):  # RESP3: key -> [entries]
         return {key: entries[0] for key, entries in answer.items()}
     return {key: entries for key, entries in answer or []}
@@ -312,7 +353,8 @@ def forget_knocks(entries: Sequence[bytes]) -> None:
 
 def waiting_reports(host: str) -> int:
     """Reports that nobody has taken yet; raises redis.RedisError."""
-    return int(client().xlen(protocol.reports_key(host)))
+    key = protocol.reports_key(host)
+    return int(misplaced.retried(client(), {key: "stream"}, lambda: client().xlen(key)))
 
 
 def unseal_chunk(host: str, fields: Mapping[bytes, bytes]) -> protocol.LogChunk:

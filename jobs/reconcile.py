@@ -98,7 +98,7 @@ class Reconciler:
             self._missing.pop(attempt.fence, None)
             return
         missing_s = self._clock() - self._missing.setdefault(attempt.fence, self._clock())
-        if missing_s < MISSING_S:
+        if missing_s < MISSING_S or not _was_after(host, attempt.started_at):
             hostlink.ask_again(attempt.host, job=str(attempt.job.uid), attempt=attempt.number, fence=attempt.fence)
             return
         with self._writing():
@@ -118,7 +118,9 @@ class Reconciler:
         if attempt.job.state == JobState.STARTING and young:
             if now - offered_at >= timedelta(seconds=OFFER_AGAIN_S):
                 self._offer_again(attempt, now)
-        elif now >= attempt.offer_expires_at + WITHDRAW_AFTER and not hostlink.waiting_reports(attempt.host):
+        elif now < attempt.offer_expires_at + WITHDRAW_AFTER or not _was_after(host, attempt.offer_expires_at):
+            return
+        elif not hostlink.waiting_reports(attempt.host):
             with self._writing():
                 lifecycle.withdraw(attempt, f"{attempt.host} did not start it within {(now - attempt.created_at).total_seconds():.0f} s.")
 
@@ -137,6 +139,12 @@ class Reconciler:
         if hostlink.bar(attempt.host, job=str(attempt.job.uid), fence=attempt.fence):
             with self._writing():
                 lifecycle.withdraw(attempt, f"{attempt.host} fell silent before it took it.")
+
+
+def _was_after(host: Heard, moment: datetime | None) -> bool:
+    """Whether this heartbeat was sent after a moment, by the host's own clock: an earlier one, said again by whoever can write
+    into Redis, does not tell what came of it. A host starts nothing after the expiry of an offer by that same clock."""
+    return moment is not None and host.beat.at > moment.timestamp()
 
 
 def _lists(host: Heard, attempt: Attempt) -> bool:

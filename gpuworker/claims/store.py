@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuworker import protocol
+from gpuworker import misplaced, protocol
 
 if TYPE_CHECKING:
     import redis
+    from redis.commands.core import Script
 
 LEFT_OVER_AFTER_S = 60.0
 """A claim that nobody renewed for so long and that the host does not name: its agent died before it made a directory."""
@@ -42,6 +43,7 @@ class ClaimStore:
     """The claims of one host. Thread-safe."""
 
     def __init__(self, client: redis.Redis, host: str) -> None:
+        self._client = client
         self._claims, self._fences = protocol.claims_key(host), protocol.fences_key(host)
         self._acquire, self._release, self._renew = (client.register_script(_source(name)) for name in ("acquire", "release", "renew"))
 
@@ -62,7 +64,7 @@ class ClaimStore:
         """
         room_mib = room_mib or {}
         pairs = [word for uuid in allowed for word in (uuid, room_mib.get(uuid, 0))]
-        answer = _texts(self._acquire(keys=[self._claims, self._fences], args=[key, job, fence, count, shared_mib, *pairs]))
+        answer = self._call(self._acquire, [self._claims, self._fences], [key, job, fence, count, shared_mib, *pairs])
         word, rest = answer[0], answer[1:]
         if word == "ok":
             return tuple(rest)
@@ -72,13 +74,16 @@ class ClaimStore:
 
     def release(self, key: str) -> tuple[str, ...]:
         """The devices that this key held; call it on evidence that nothing of the attempt is left."""
-        return tuple(_texts(self._release(keys=[self._claims], args=[key])))
+        return tuple(self._call(self._release, [self._claims], [key]))
 
     def renew(self, held: Sequence[Held], *, left_over_after_s: float = LEFT_OVER_AFTER_S) -> dict[str, str]:
         """Say again all that this host's attempts hold. The answer: devices that Redis gives to somebody else, and to whom."""
         said = [word for one in held for uuid in one.uuids for word in (uuid, one.key, one.fence, one.shared_mib)]
-        answer = _texts(self._renew(keys=[self._claims], args=[round(left_over_after_s * 1000), *said]))
+        answer = self._call(self._renew, [self._claims], [round(left_over_after_s * 1000), *said])
         return dict(zip(answer[::2], answer[1::2], strict=True))
+
+    def _call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
+        return _texts(misplaced.retried(self._client, dict.fromkeys(keys, "hash"), lambda: script(keys=keys, args=args)))
 
 
 def _who_holds(pairs: Sequence[str], *, count: int, allowed: int) -> str:

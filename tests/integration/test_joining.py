@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpuworker import protocol
+from gpuworker import envelope, protocol
 from gpuworker.greeting import Welcome, hello_key, welcome_key
 from gpuworker.joining import Joining, take_name
 from gpuworker.link import Link, connect
@@ -154,7 +154,7 @@ def test_agent_of_another_version_is_refused(link: Link, monkeypatch: pytest.Mon
     one = joining(link, refusals)
     one.turn()
     with monkeypatch.context() as newer:
-        newer.setattr(protocol, "PROTOCOL_VERSION", 2)
+        newer.setattr(envelope, "PROTOCOL_VERSION", 2)
         welcome.answer([HOST])
     assert one.turn()
     assert "speaks another version" in refusals[0]

@@ -110,6 +110,9 @@ def test_row_starting_and_not_listed_is_taken_back_when_three_offers_have_expire
     reconciler.round(after(200))
     assert state(job) is JobState.STARTING
     reconciler.round(after(215))
+    assert state(job) is JobState.STARTING  # this heartbeat is of before the offers' end: it may have been put there again
+    host.beat(at=after(200).timestamp())
+    reconciler.round(after(215))
     assert (state(job), job.next_attempt, job.faults) == (JobState.QUEUED, 1, 0)
 
 
@@ -163,6 +166,25 @@ def test_row_started_and_not_listed_on_the_same_boot_is_exit_lost_and_its_host_i
     row = Host.objects.get()
     assert (row.drain, f"knows nothing any more of #{job.pk}, attempt 1" in row.drain_reason) == (True, True)
     assert {ack.what for ack in host.acks()} == {"again"}
+
+
+def test_row_started_is_left_alone_while_only_a_heartbeat_of_before_its_start_misses_it(
+    reconciler: Reconciler, clock: Clock, submit: Submit, host: FakeHost
+) -> None:
+    """Such a heartbeat was put there again by whoever can write into Redis."""
+    job = submit()
+    _, attempt = running(job, host)
+    attempt.refresh_from_db()
+    assert attempt.started_at
+    host.boot_id = "another boot"
+    host.beat(at=attempt.started_at.timestamp() - 1)
+    for _ in range(3):
+        reconciler.round(timezone.now())
+        clock.now += MISSING_S
+    assert state(job) is JobState.RUNNING
+    host.beat(at=attempt.started_at.timestamp() + 1)
+    reconciler.round(timezone.now())
+    assert state(job) is JobState.QUEUED
 
 
 def test_row_started_is_left_alone_while_a_report_waits_or_its_host_is_silent(
@@ -232,7 +254,7 @@ def test_row_over_and_still_running_is_stopped_and_keeps_its_devices_until_then(
     assert (state(job), job.wait_code) == (JobState.QUEUED, WaitReason.RESOURCES)
     reconciler.round(timezone.now())
     assert stops == [spec.fence]
-    host.beat()
+    host.beat(at=timezone.now().timestamp() + 12)
     dispatch.run_pass(timezone.now())
     assert state(job) is JobState.STARTING
 

@@ -55,10 +55,55 @@ def test_unseal_refuses_an_altered_field(field):
         protocol.unseal(Kind.SPEC, "gpu-a", json.dumps(outer), [KEY])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"v":1}', "\x00", "[" * 100_000, '{"v":1,"k":"spec","h":"gpu-a","b":7,"m":"x"}'])
+def outer(**changes: object) -> str:
+    return json.dumps({"v": 1, "k": "spec", "h": "gpu-a", "b": "{}", "m": "x"} | changes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", "null", '{"v":1}', "\x00", "[" * 100_000),
+        *(b"\xff", b"\xef\xbb\xbf{}", b'{"v":' + b"9" * 5000 + b"}"),
+        outer(b=7),
+        outer(b="\ud800"),  # half a surrogate pair is good JSON and no text
+        outer(m="\ud800"),
+        outer(m=None),
+        outer(v=True),
+        outer(v=float("inf")),
+        outer(v=[]),
+    ],
+    ids=lambda text: str(text)[:40],
+)
 def test_unseal_refuses_what_is_no_envelope(text):
     with pytest.raises(BadEnvelope):
         protocol.unseal(Kind.SPEC, "gpu-a", text, [KEY])
+
+
+@pytest.mark.parametrize("field", ["k", "h", "v"])
+def test_unseal_tells_little_of_what_strangers_write(field):
+    with pytest.raises(BadEnvelope) as refused:
+        protocol.unseal(Kind.SPEC, "gpu-a", outer(**{field: "line one\nline two" + "x" * 10**6}), [KEY])
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {b"h": b"[" * 100_000, b"d": b"", b"m": b""},
+        {b"h": b"[" * 4000, b"d": b"", b"m": b""},
+        {b"h": b'{"v": 1e999}', b"d": b"", b"m": b""},
+        {b"h": b'{"v": 1, "attempt": 1, "fence": 1, "offset": 1e999, "job": "x"}', b"d": b"", b"m": b""},
+        {b"h": b'{"v": 9, "attempt": 1, "fence": 1, "offset": 0, "job": "x"}', b"d": b"", b"m": b""},
+        {b"h": b'{"v": 1, "attempt": 1, "fence": 1, "offset": 0, "job": "x"}', b"d": b"", b"m": b"\xff"},
+        {b"h": b"7", b"d": b"", b"m": b""},
+    ],
+    ids=lambda fields: str(fields)[:40],
+)
+def test_unseal_refuses_what_is_no_log_chunk(fields):
+    with pytest.raises(BadEnvelope):
+        protocol.unseal_chunk("gpu-a", fields, [KEY])
 
 
 @pytest.mark.parametrize("cut_from", [None, 0, 5])

@@ -1,0 +1,78 @@
+"""The seal on every message between the control plane and a host. Standard library only; `gpuworker.protocol` says what is sealed.
+
+A seal is an HMAC by the host's own key over the protocol version, the kind of message, the host's name and the body: a message
+cannot be altered, redirected or taken for something else. Whoever can write into Redis can put anything where a sealed text
+is looked for, so opening one raises BadEnvelope, and nothing else, whatever it is given.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PROTOCOL_VERSION = 1
+OLDEST_READABLE_VERSION = 1
+
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
+"""What is raised where somebody else's JSON is taken for ours: among the ValueErrors is half a surrogate pair in a text."""
+
+
+class BadEnvelope(ValueError):
+    """A message that is forged, altered, expired, meant for somebody else, or not one of ours. Says which."""
+
+
+class OtherVersion(BadEnvelope):
+    """A message of a protocol version that this side does not read."""
+
+
+def seal(kind: str, host: str, body: Mapping[str, Any], key: bytes) -> str:
+    """A signed JSON text that only the holder of `key` can have made, for this kind and this host."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    mac = mac_of(PROTOCOL_VERSION, kind, host, text.encode(), key)
+    return json.dumps({"v": PROTOCOL_VERSION, "k": kind, "h": host, "b": text, "m": mac}, ensure_ascii=False)
+
+
+def unseal(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> dict[str, Any]:
+    """The body of a sealed text; raises BadEnvelope. Several keys are accepted while one is being replaced."""
+    try:
+        outer = json.loads(text)
+        version, body, mac = outer["v"], outer["b"].encode(), outer["m"].encode()
+        named = (outer["k"], outer["h"])
+    except UNREADABLE as exc:
+        raise BadEnvelope(f"not a sealed message: {type(exc).__name__}") from exc
+    if named != (kind, host):
+        raise BadEnvelope(f"a {told(named[0])} message for host {told(named[1])}, not a {str(kind)!r} message for {host!r}")
+    check_version(version)
+    if not signed(version, kind, host, body, mac, keys):
+        raise BadEnvelope("the signature is not by this host's key")
+    try:
+        opened = json.loads(body)
+    except UNREADABLE as exc:
+        raise BadEnvelope("the signed body is not JSON") from exc
+    if not isinstance(opened, dict):
+        raise BadEnvelope("the signed body is not an object")
+    return opened
+
+
+def check_version(version: object) -> None:
+    if type(version) is not int or not OLDEST_READABLE_VERSION <= version <= PROTOCOL_VERSION:
+        raise OtherVersion(f"protocol version {told(version)}; this side reads {OLDEST_READABLE_VERSION} to {PROTOCOL_VERSION}")
+
+
+def mac_of(version: int, kind: str, host: str, body: bytes, key: bytes) -> str:
+    return hmac.digest(key, f"{version}\n{kind}\n{host}\n".encode() + body, "sha256").hex()
+
+
+def signed(version: int, kind: str, host: str, body: bytes, mac: bytes, keys: Sequence[bytes]) -> bool:
+    """Whether one of the keys made this code; all of them are tried, in the same time."""
+    return any([hmac.compare_digest(mac_of(version, kind, host, body, key).encode(), mac) for key in keys])
+
+
+def told(value: object) -> str:
+    """Somebody else's word, for a log line: never long, never two lines."""
+    try:
+        return repr(str(value)[:60])
+    except ValueError:  # a number of more digits than Python writes
+        return f"a long {type(value).__name__}"
