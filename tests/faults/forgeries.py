@@ -7,6 +7,7 @@ the oracle judges, and what the product does for its users afterwards shows that
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import sqlite3
@@ -19,6 +20,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import redis
 
 from gpuworker import protocol
 from gpuworker import settings as environment
@@ -69,6 +72,8 @@ class Forgeries:
         gate = self.stack.gate()
         job = self.stack.submit_surely(self.stack.witness(0, gate=gate))
         wait_until(lambda: self._listed(self._spec(job)), 30, "the training runs and is listed", every_s=0.05)
+        states = f"SELECT state FROM jobs_job WHERE id = {job}"
+        wait_until(lambda: self.stack.rows(states) == [("running",)], 30, "its start was taken in", every_s=0.05)
         recorded = Recorded(self._spec(job), self._spec(over), replace(before_beat, attempts=()), self.key)
         attacker = Attacker(self.stack.client, self.rng, recorded, host=HOST, other_key=self.other_key, mark=str(self.mark))
         attacker.repeated_stop()  # once it is heard in earnest; all others are its repetitions
@@ -84,7 +89,7 @@ class Forgeries:
         assert {name: self.stack.services[name].pid for name in WORKERS} == pids, "a worker was started again"
         assert self.stack.restarts == 0
         self._serves()
-        self._noticed()
+        self._noticed(attacker)
 
     # --- judging --------------------------------------------------------------------------------------------------------
 
@@ -93,9 +98,12 @@ class Forgeries:
 
         def quiet() -> bool:
             names = (protocol.host_queue(HOST), protocol.CONTROL_QUEUE)
-            lists = all(self.stack.client.llen(protocol.KEY_PREFIX + name) == 0 for name in names)
             streams = [protocol.reports_key(host) for host in (HOST, OTHER)] + [protocol.logs_key(HOST)]
-            return lists and all(self.stack.client.xlen(key) == 0 for key in streams) and self._listed(spec)
+            try:
+                lists = all(self.stack.client.llen(protocol.KEY_PREFIX + name) == 0 for name in names)
+                return lists and all(self.stack.client.xlen(key) == 0 for key in streams) and self._listed(spec)
+            except redis.ResponseError:
+                return False  # What was put in the place of one of them is still there.
 
         wait_until(quiet, 30, "everything was taken, and the training runs", every_s=0.05)
         for name in WORKERS:
@@ -110,13 +118,25 @@ class Forgeries:
         self.stack.cancel_surely(job)
         self.stack.settle()
 
-    def _noticed(self) -> None:
-        said = "".join((self.stack.home / f"{name}.log").read_text(errors="replace") for name in WORKERS)
-        missing = [words for words in NOTICED if words not in said]
-        assert not missing, f"nobody said: {missing}"
+    def _noticed(self, attacker: Attacker) -> None:
+        def missing() -> list[str]:
+            return [words for words in NOTICED if words not in self._said()]
+
+        def all_said() -> bool:
+            with contextlib.suppress(redis.ResponseError):
+                attacker.question()  # Those before it may all have met a key that held something else.
+            return not missing()
+
+        with contextlib.suppress(AssertionError):
+            wait_until(all_said, 20, every_s=0.5)
+        assert not missing(), f"nobody said: {missing()}"
+        said = self._said()
         found = [words for words in NEVER if words in said]
         assert not found, f"said: {found}"
         assert "\n[all is well]" not in said, "a line of the log was forged"
+
+    def _said(self) -> str:
+        return "".join((self.stack.home / f"{name}.log").read_text(errors="replace") for name in WORKERS)
 
     # --- looking --------------------------------------------------------------------------------------------------------
 
