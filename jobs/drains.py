@@ -206,7 +206,7 @@ def told(act: Act, about: About, name: str, *, actor: User, changed: int, what: 
     """Write down what was changed, where it was, and wake the scheduler: a resume may let a job start."""
     if changed:
         audit.record(actor, act, about, target=name, detail=": ".join(filter(None, (what, reason))))
-        said = f"{what or act}{f': {reason}' if reason else ''}"
-        log.info("%s by %s: %s", name, actor.get_username(), said, extra={"action": str(act)})
+        why = f": {reason}" if reason else ""
+        log.info("%s %s by %s%s", name, what or act, actor.get_username(), why, extra={"action": str(act)})
         transaction.on_commit(lambda: bool(hostlink.ring()), robust=True)
     return changed == 1

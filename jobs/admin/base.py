@@ -11,6 +11,9 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.core.exceptions import BadRequest
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils.functional import Promise
@@ -75,7 +78,23 @@ class LookedAt:
         return False
 
 
-class OperatorsAdmin(LookedAt, ModelAdmin):
+class WhateverIsSent:
+    """Answers to what Django's own lists fail on."""
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        try:
+            return super().get_changelist_instance(request)  # type: ignore[misc]
+        except OverflowError as exc:  # a year
+            raise IncorrectLookupParameters(exc) from exc
+
+    def response_action(self, request: Any, queryset: Any) -> Any:
+        chosen = request.POST.getlist(ACTION_CHECKBOX_NAME)
+        if not all(text.isascii() and text.isdecimal() and len(text) < 19 for text in chosen):
+            raise BadRequest("_selected_action: send the numbers of rows.")
+        return super().response_action(request, queryset)  # type: ignore[misc]
+
+
+class OperatorsAdmin(WhateverIsSent, LookedAt, ModelAdmin):
     """Rows that operators look at. What may be written, a subclass says."""
 
     list_per_page = 50

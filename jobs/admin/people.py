@@ -14,7 +14,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 
 from jobs import access
 from jobs.admin.audit import Audited
-from jobs.admin.base import for_each
+from jobs.admin.base import WhateverIsSent, for_each
 from jobs.models import User
 from jobs.models.audit import About
 from jobs.web.people import UserRequest
@@ -30,7 +30,7 @@ class PersonRefused(Exception):
 
 
 @admin.register(User)
-class PeopleAdmin(Audited, _UserAdmin, ModelAdmin):
+class PeopleAdmin(Audited, WhateverIsSent, _UserAdmin, ModelAdmin):  # type: ignore[misc] # a mixin without types
     """Passwords go through Django's forms. Who has jobs stays: an account is closed, not deleted."""
 
     about = About.PERSON

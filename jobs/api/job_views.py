@@ -117,9 +117,10 @@ def _told(job: Job, viewer: User) -> Response:
 
 
 class JobActionView(ApiView):
-    """Cancel, hold, release or resubmit."""
+    """Cancel, hold or release."""
 
     action = ""
+    done_status = 200
 
     @extend_schema(request={"application/json": schemas.NOTHING_SCHEMA}, responses={200: schemas.JobBody, 409: schemas.ErrorBody})
     def post(self, request: Request, id: int) -> Response:
@@ -131,7 +132,18 @@ class JobActionView(ApiView):
             done = actions.perform(self.action, job, actor)
         except actions.ActionRefused as exc:
             raise Conflict(str(exc)) from exc
-        return Response(job_body(done, actor), status=201 if self.action == "resubmit" else 200)
+        return Response(job_body(done, actor), status=self.done_status)
+
+
+class JobResubmitView(JobActionView):
+    """A new job like this one, the asker's own."""
+
+    action = "resubmit"
+    done_status = 201
+
+    @extend_schema(request={"application/json": schemas.NOTHING_SCHEMA}, responses={201: schemas.JobBody, 409: schemas.ErrorBody})
+    def post(self, request: Request, id: int) -> Response:
+        return super().post(request, id)
 
 
 class JobEventsView(ApiView, GenericAPIView[JobEvent]):

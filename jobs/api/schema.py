@@ -13,6 +13,16 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from rest_framework.request import Request
 
 STREAM_PATH = "/api/v1/jobs/{id}/log/stream/"
+_EVENT = {
+    "description": "The whole is text; tools that know server-sent events see one of these each time.",
+    "type": ["string", "object"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "event": {"type": "string", "enum": ["log", "cut", "end"]},
+        "data": {"type": "string", "description": "JSON."},
+    },
+    "required": ["id", "event", "data"],
+}
 _STREAM: dict[str, Any] = {
     "operationId": "jobs_log_stream",
     "description": "The log as server-sent events while it grows. `id` is the byte offset after the chunk: resume with Last-Event-ID.",
@@ -26,7 +36,7 @@ _STREAM: dict[str, Any] = {
     "responses": {
         "200": {
             "description": "`event: log`, its data a JSON string; `event: end` when the attempt is over, its data a JSON object.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _EVENT}},
         },
     },
 }

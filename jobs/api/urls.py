@@ -30,7 +30,7 @@ urlpatterns = [
     path("jobs/<int:id>/cancel/", _action(action="cancel")),
     path("jobs/<int:id>/hold/", _action(action="hold")),
     path("jobs/<int:id>/release/", _action(action="release")),
-    path("jobs/<int:id>/resubmit/", _action(action="resubmit")),
+    path("jobs/<int:id>/resubmit/", job_views.JobResubmitView.as_view()),
     path("jobs/<int:id>/events/", job_views.JobEventsView.as_view()),
     path("jobs/<int:id>/swaps/<int:number>/", job_views.JobSwapView.as_view()),
     path("jobs/<int:id>/log/", log_views.LogView.as_view()),
