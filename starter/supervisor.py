@@ -57,6 +57,9 @@ def programs(settings: Settings, *, redis_argv: Sequence[str], flower_login: str
 def web_argv(settings: Settings) -> list[str]:
     where = ["--host", settings.bind, "--port", str(settings.port)]
     options = ["--timeout-graceful-shutdown", "3", "--no-access-log", "--lifespan", "off", "--ws", "none"]
+    if not settings.url.startswith("https:"):
+        # No proxy is in front: X-Forwarded-For would let anybody on this machine be any address, which the limit of tries counts by.
+        options.append("--no-proxy-headers")
     return [*PYTHON, "uvicorn", "autotrainer_site.asgi:application", *where, *options]
 
 
