@@ -18,6 +18,7 @@ from gpuworker.link import Link
 from gpuworker.protocol import BadEnvelope, BadMessage, Kind
 from gpuworker.questions import ANSWER_LIFETIME_S, Answer, Ask, Question, answer_key, questions_key
 from gpuworker.settings import Settings
+from gpuworker.stacks import Stacks
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Answering:
             Ask.ARTIFACT: artifacts.piece,
             Ask.CHECK: lambda question: lookingaround.check(question.args),
             Ask.GIT: lambda question: gitstate.of(question.args.get("working_dir", "")),
+            Ask.STACKS: Stacks(config).of,
             Ask.ENVIRONMENTS: lambda question: lookingaround.environments(question.args),
         }
         self._free = threading.Semaphore(AT_ONCE)

@@ -32,6 +32,8 @@ class Ask(enum.StrEnum):
     """Where a directory is in a git repository: {commit, branch, dirty}, else null."""
     ENVIRONMENTS = "environments"
     """Python environments of this host: a list of paths."""
+    STACKS = "stacks"
+    """What the Python processes of an attempt are doing: a list of {pid, stack}, empty without py-spy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,8 @@ class Settings:
     time_zone: str
     shell: str
     log_limit_bytes: int
+    idle_s: float
+    """0: nobody is told of trainings that may hang."""
     retention_days: int
     open_lab: bool
     secret_key: str = field(repr=False)
@@ -202,6 +204,10 @@ def _days(text: str) -> int:
     return int(text)
 
 
+def _seconds_or_off(text: str) -> float:
+    return 0.0 if text.strip() == "0" else _seconds(text)
+
+
 def _boolean(text: str) -> bool:
     if text.lower() in ("true", "1", "yes", "on"):
         return True
@@ -304,6 +310,7 @@ TABLE: dict[str, tuple[str, str, _Parser]] = {
     "AUTOTRAINER_TIME_ZONE": ("time_zone", "", _zone),
     "AUTOTRAINER_SHELL": ("shell", "", _shell),
     "AUTOTRAINER_LOG_LIMIT": ("log_limit_bytes", "5GiB", _log_limit),
+    "AUTOTRAINER_IDLE_S": ("idle_s", "3600", _seconds_or_off),
     "AUTOTRAINER_RETENTION_DAYS": ("retention_days", "90", _days),
     "AUTOTRAINER_OPEN_LAB": ("open_lab", "false", _boolean),
 }

@@ -21,6 +21,7 @@ from jobs.ingest import Ingest
 from jobs.leader import Deposed, Leadership
 from jobs.notifications.sending import Postman
 from jobs.provenance import Provenance
+from jobs.quiet import Quiet
 from jobs.reconcile import EVERY_S as RECONCILE_EVERY_S
 from jobs.reconcile import OldNews, Reconciler
 
@@ -210,6 +211,7 @@ class PostLoop(Loop):
         self._leadership = leadership
         self._postman = Postman(writing=leadership.writing)
         self._provenance = Provenance()
+        self._quiet = Quiet()
         self._collect_at: dict[str, float] = {}
         """By host: not before. One that did not answer is not asked for each of its attempts."""
 
@@ -220,6 +222,7 @@ class PostLoop(Loop):
             self._collect()
             failures.explain(timezone.now())
             self._provenance.look(timezone.now())
+            self._quiet.look(timezone.now())
         self.stopping.wait(LOOK_EVERY_S)
 
     def _collect(self) -> None:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from jobs import artifacts
+from jobs import artifacts, quiet
 from jobs.models import Attempt, Job, JobEvent
 from jobs.notifications import ownmail
 from jobs.notifications.excerpt import Excerpt, excerpt, packed
@@ -26,6 +26,7 @@ from jobs.web.words import duration, gib, place
 MOST_PICTURES = 5
 LONGEST_NAME = 120
 DIGEST_ROWS = 50
+STACK_LINES = 80
 ATTACHED_TYPES = {
     ".csv": "text/csv",
     ".gif": "image/gif",
@@ -60,7 +61,8 @@ def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Let
         "tone": "good" if occasion is Occasion.COMPLETED else "bad",
         "facts": _facts(job, attempt),
         "excerpt": shown,
-        "highlight": _highlight(shown),
+        "highlight": [] if occasion is Occasion.QUIET else _highlight(shown),
+        "stack": _stack(attempt) if occasion is Occasion.QUIET and attempt else [],
         "own": own.text.strip(),
         "remarks": remarks,
         "pictures": pictures,
@@ -79,6 +81,8 @@ def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Let
 
 def _sentence(occasion: Occasion, event: JobEvent) -> tuple[str, str]:
     """What happened, and advice. A job that has ended is told as on its page; one that goes on by what its event says."""
+    if occasion is Occasion.QUIET:
+        return one_line(event.message, most=1000), _("If it hangs, cancel it: its GPUs stay taken until it ends.")
     if occasion in (Occasion.HOST_LOST, Occasion.HELD):
         return one_line(event.message, most=1000), ""
     attempts = list(event.job.attempts.order_by("number"))
@@ -127,6 +131,7 @@ def _words(occasion: Occasion) -> str:
         Occasion.HOST_LOST: _("HOST LOST"),
         Occasion.CANCELLED: _("CANCELLED"),
         Occasion.HELD: _("HELD"),
+        Occasion.QUIET: _("QUIET"),
     }[occasion]
 
 
@@ -173,6 +178,10 @@ def _highlight(shown: Excerpt) -> tuple[str, ...]:
     return (shown.oom,) if shown.oom else ()
 
 
+def _stack(attempt: Attempt) -> list[str]:
+    return [line[:400] for line in quiet.stack_of(attempt).splitlines()[:STACK_LINES]]
+
+
 def _attachments(job: Job, attempt: Attempt | None) -> tuple[list[Attachment], str]:
     """The log and the pictures; and what was left out of the log."""
     if attempt is None or attempt.started_at is None:
@@ -217,6 +226,8 @@ def _markdown(context: dict[str, Any]) -> str:
     parts += [fenced(remark) for remark in context["remarks"]]
     if context["highlight"]:
         parts.append(fenced("\n".join(context["highlight"])))
+    if context["stack"]:
+        parts.append(fenced("\n".join(context["stack"])))
     if context["excerpt"].lines:
         parts.append(fenced("\n".join(context["excerpt"].lines)))
     return "\n\n".join([*parts, context["url"]])

@@ -16,11 +16,12 @@ class Occasion(StrEnum):
     HOST_LOST = "host_lost"
     CANCELLED = "cancelled"
     HELD = "held"
+    QUIET = "quiet"
 
 
 FAILURES = frozenset({Occasion.FAILED, Occasion.OOM, Occasion.TIMED_OUT})
 """Where many come at once they are told as one."""
-TYPES = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, "requeued", "held"})
+TYPES = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, "requeued", "held", "went_quiet"})
 """Types of events that may be an occasion."""
 
 
@@ -38,6 +39,8 @@ def occasion_of(event: JobEvent, job: Job) -> Occasion | None:
             return Occasion.HOST_LOST
         case "held" if job.wait_code == WaitReason.HELD and event.actor_id is None and event.attempt:
             return Occasion.HELD
+        case "went_quiet":
+            return Occasion.QUIET
     return None
 
 

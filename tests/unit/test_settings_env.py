@@ -41,6 +41,7 @@ def test_defaults_are_those_of_the_contract(checkout: Path) -> None:
     assert (found.heartbeat_s, found.host_lost_s, found.kill_grace_s) == (2, 120, 10)
     assert (found.devices, found.admin_user, found.url) == ("auto", "admin", "http://localhost:8000")
     assert (found.log_limit_bytes, found.retention_days, found.open_lab) == (5 * 2**30, 90, False)
+    assert found.idle_s == 3600
     assert found.redis_embedded
     assert found.redis_url == f"unix://{settings.embedded_socket(found.home)}"
 

@@ -16,11 +16,11 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from jobs import access, actions, artifacts, failures, logs, logsearch, retention
+from jobs import access, actions, artifacts, failures, logs, logsearch, quiet, retention
 from jobs.capacity import hosts_now
 from jobs.dispatch import queue_positions
 from jobs.fields import LARGEST_ID, unfit
-from jobs.models import Attempt, Job
+from jobs.models import Attempt, Job, JobEvent
 from jobs.notifications.excerpt import excerpt
 from jobs.states import ACTIVE, TERMINAL, HostState, JobState, Outcome
 from jobs.tracebacks import Traceback
@@ -113,6 +113,7 @@ def _context(request: UserRequest, job: Job) -> dict[str, Any]:
     may_see = access.may_see_details(request.user, job)
     position = queue_positions([job.pk]).get(job.pk) if job.state == JobState.QUEUED else None
     silent = _silent(job, attempts, now)
+    events = list(job.events.defer("data").order_by("id")) if may_see else []
     return {
         "page": "jobs",
         "job": job,
@@ -129,7 +130,8 @@ def _context(request: UserRequest, job: Job) -> dict[str, Any]:
         "failure": _failure(job, chosen) if may_see else None,
         "alike": failures.alike(job, chosen) if may_see else None,
         "left": _left(job, chosen) if may_see else None,
-        "events": list(job.events.defer("data").order_by("id")) if may_see else [],
+        "events": events,
+        "quiet": _quiet(chosen, events),
         **_related(job),
         "retries_left": max(0, job.max_retries - job.retries_spent),
     }
@@ -142,6 +144,14 @@ def _related(job: Job) -> dict[str, list[dict[str, Any]]]:
     dependents = Job.objects.filter(pk__in=first).order_by().values("pk", "state", kind=Value("dependents"))
     others: list[Any] = list(parents.union(dependents, all=True).order_by("pk"))
     return {kind: [other for other in others if other["kind"] == kind] for kind in ("parents", "dependents")}
+
+
+def _quiet(attempt: Attempt | None, events: Sequence[JobEvent]) -> dict[str, str] | None:
+    """That a running attempt may hang, and what its processes were doing when that was found."""
+    if attempt is None or attempt.outcome:
+        return None
+    said = next((event.message for event in events if event.type == quiet.EVENT and event.attempt == attempt.number), "")
+    return {"message": said, "stack": quiet.stack_of(attempt)} if said else None
 
 
 def _failure(job: Job, attempt: Attempt | None) -> Traceback | None:
