@@ -20,8 +20,8 @@ _NOT_INHERITED = ("DJANGO_SETTINGS_MODULE", "CELERY_")
 
 
 class Peer:
-    def __init__(self, app: Celery, worker: subprocess.Popen[bytes]) -> None:
-        self._app, self.pid = app, worker.pid
+    def __init__(self, app: Celery, worker: subprocess.Popen[bytes], broker: str) -> None:
+        self._app, self.pid, self.broker = app, worker.pid, broker
 
     def submit(self, argv: list[str]) -> None:
         self._app.send_task("run", (argv,))
@@ -39,7 +39,7 @@ def bare_celery(folder: Path, threads: int) -> Iterator[Peer]:
             app = Celery("peer", broker=broker, set_as_current=False)
             app.conf.task_ignore_result = True
             _wait(lambda: app.control.ping(timeout=0.3), 30, "the peer's worker answers")
-            yield Peer(app, worker)
+            yield Peer(app, worker, broker)
             app.close()
 
 

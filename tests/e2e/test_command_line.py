@@ -17,6 +17,7 @@ from typing import IO
 
 import pytest
 
+from jobs.cli.main import COMMANDS
 from tests.e2e.product import CHECKOUT, Product, kill
 from tests.waiting import wait_until
 
@@ -37,6 +38,23 @@ autotrainer logs "$second"
 autotrainer list --all --search second | cut -f2,3
 if autotrainer wait "$(autotrainer submit --parsable -- false)" > /dev/null; then echo wrong; else echo "it failed"; fi
 autotrainer gpus | while IFS="$(printf '\\t')" read -r host index model state rest; do echo "$index $state"; done
+autotrainer hosts | cut -f2,3
+autotrainer run -g 0 -- 'echo "it runs"; exit 5' 2> /dev/null || echo "with code $?"
+held=$(autotrainer submit --parsable --hold -- true)
+autotrainer release "$held" > /dev/null
+again=$(autotrainer retry --parsable "$held")
+autotrainer wait "$held" "$again" | cut -f2
+long=$(autotrainer submit --parsable --hold -- 'sleep 600')
+autotrainer release "$long" > /dev/null
+autotrainer hold "$long" > /dev/null || true  # it may have started
+autotrainer cancel "$long" > /dev/null
+autotrainer wait "$long" > /dev/null || autotrainer show "$long" | grep ^state
+autotrainer completion bash | grep -c '^complete '
+export AUTOTRAINER_HOME=/nowhere
+autotrainer login "$SERVER" --user admin < "$PASSWORD" > /dev/null
+autotrainer whoami | cut -f1,2
+autotrainer logout > /dev/null
+autotrainer list > /dev/null 2>&1 || echo "signed out: $?"
 """
 
 
@@ -79,29 +97,37 @@ def running(product: Product, *words: str, stdout: int | IO[bytes] = subprocess.
                 process.kill()
 
 
-def test_plain_shell_script_submits_waits_and_reads(product: Product) -> None:
-    environ = environ_of(product, {"PYTHON": sys.executable, "LAUNCHER": LAUNCHER[1]})
+def test_plain_shell_script_can_use_every_word(product: Product) -> None:
+    assert [word for word in COMMANDS if f"autotrainer {word} " not in SCRIPT] == []
+    more = {"SERVER": product.url, "PASSWORD": str(product.home / "admin_password")}
+    environ = environ_of(product, {"PYTHON": sys.executable, "LAUNCHER": LAUNCHER[1], **more})
     done = subprocess.run(["sh", "-c", SCRIPT], cwd=product.work, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         *("completed", "completed", "from the first", "z b", "completed\tsecond", "it failed"),
-        *("0 free", "1 free"),
+        *("0 free", "1 free", "up\t2"),
+        *("it runs", "with code 5", "completed", "completed", "state\tcancelled", "1", "admin\tadmin", "signed out: 4"),
     ]
 
 
-def test_followed_log_survives_a_kill_of_the_web_server_to_the_byte(product: Product, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    command = f"printf 'é \\377 before\\n'; until test -e {gate}; do sleep 0.05; done; for i in $(seq 200); do echo line $i; done; exit 3"
+def test_followed_log_survives_a_kill_of_the_web_server_and_a_restart_of_all_to_the_byte(product: Product, tmp_path: Path) -> None:
+    first, second, output = tmp_path / "first", tmp_path / "second", tmp_path / "output"
+    wait = "until test -e {}; do sleep 0.05; done"
+    lines = "for i in $(seq 200); do echo line $i; done; exit 3"
+    command = f"printf 'é \\377 before\\n'; {wait.format(first)}; echo between; {wait.format(second)}; {lines}"
     job = submitted(product, "-g", "0", "--", command)
-    output = tmp_path / "output"
     with output.open("wb") as file, running(product, "logs", "-f", str(job), stdout=file) as follower:
         wait_until(lambda: b"before" in output.read_bytes(), 30, "the first line is shown")
         for pid in product.pids("web"):
             kill(pid)
-        gate.touch()
-        product.wait_until_ready()
+        first.touch()
+        wait_until(lambda: b"between" in output.read_bytes(), 30, "the next line is shown")
+        product.stop()
+        second.touch()
+        product.start()
         assert follower.wait(60) == 0, follower.stderr and follower.stderr.read()
-    assert output.read_bytes() == product.log(job) == b"\xc3\xa9 \xff before\n" + b"".join(b"line %d\n" % i for i in range(1, 201))
+    shown = b"\xc3\xa9 \xff before\nbetween\n" + b"".join(b"line %d\n" % i for i in range(1, 201))
+    assert output.read_bytes() == product.log(job) == shown
 
 
 def test_run_shows_the_output_and_forwards_the_exit_code(product: Product) -> None:
