@@ -14,13 +14,15 @@ MOST, CALLS = 3, 10
 
 
 class App:
-    """Counts who is in it; each call waits until `gate` is opened."""
+    """Counts who is in it with a whole request; each call waits until `gate` is opened."""
 
     def __init__(self, *, answers: bool = False, fails: bool = False) -> None:
         self.gate, self.inside, self.seen, self.most = asyncio.Event(), 0, 0, 0
         self._answers, self._fails = answers, fails
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            continue
         self.inside += 1
         self.seen += 1
         self.most = max(self.most, self.inside)
@@ -35,7 +37,12 @@ class App:
 
 
 async def receive() -> Mapping[str, Any]:
-    return {}
+    return {"type": "http.request"}
+
+
+async def stalled() -> Mapping[str, Any]:
+    await asyncio.Event().wait()
+    raise AssertionError("it never comes")
 
 
 async def send(message: Mapping[str, Any]) -> None:
@@ -71,6 +78,21 @@ def test_crowd_goes_on_once_answers_have_begun() -> None:
         assert app.inside == CALLS
         app.gate.set()
         await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+
+
+def test_crowd_is_not_held_up_by_those_who_send_slowly() -> None:
+    async def main() -> None:
+        app = App(answers=True)
+        wrapped = in_turn(app, MOST)
+        slow = [asyncio.ensure_future(wrapped({}, stalled, send)) for _ in range(CALLS)]
+        app.gate.set()
+        await asyncio.gather(*(wrapped({}, receive, send) for _ in range(CALLS)))
+        assert app.seen == CALLS
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
 
     asyncio.run(main())
 
