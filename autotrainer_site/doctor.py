@@ -84,7 +84,9 @@ def _permissions(ours: Settings) -> Iterator[tuple[Level, str]]:
     if not os.access(ours.home, os.W_OK | os.X_OK):
         yield Level.WRONG, f"{ours.home} cannot be written: make it writable for this user, or set AUTOTRAINER_HOME to another folder"
         return
-    names = ("admin_password", "flower_password", "supervisor.conf", "keys/cluster_key", "keys/secret_key", f"hosts/{ours.host}/host_key")
+    kept = ("keys/cluster_key", "keys/cluster_key_previous", "keys/secret_key")
+    hosts = (f"hosts/{ours.host}/host_key", f"hosts/{ours.host}/host_key_previous")
+    names = ("admin_password", "flower_password", "supervisor.conf", *kept, *hosts)
     exposed = [name for name in names if _others_may_read(ours.home / name)]
     if exposed:
         paths = " ".join(str(ours.home / name) for name in exposed)

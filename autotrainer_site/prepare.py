@@ -14,6 +14,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from autotrainer_site import keys
+from gpuworker import protocol
 from gpuworker.settings import Settings
 from jobs.models import Host, User
 from jobs.states import Role
@@ -65,8 +66,14 @@ def this_host(ours: Settings) -> None:
     """The row and the key of the agent on this machine. Its folder is the agent's; the key is all that we write there."""
     Host.objects.get_or_create(name=ours.host)
     ours.host_home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = ours.host_home / "host_key"
-    text = keys.host_key_hex(ours, ours.host) + "\n"
+    _leave_key(ours.host_home / "host_key", keys.host_key_hex(ours, ours.host) + "\n")
+    if previous := keys.previous_cluster_key(ours):
+        _leave_key(ours.host_home / "host_key_previous", protocol.derive_host_key(previous, ours.host).hex() + "\n")
+    else:
+        (ours.host_home / "host_key_previous").unlink(missing_ok=True)
+
+
+def _leave_key(path: Path, text: str) -> None:
     if path.exists() and path.read_text() == text:
         return
     partial = path.with_suffix(".partial")

@@ -19,6 +19,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 DEBUG = False
 SECRET_KEY = AUTOTRAINER.secret_key or keys.kept(AUTOTRAINER.keys_home / "secret_key")
 CLUSTER_KEY = keys.cluster_key(AUTOTRAINER)
+CLUSTER_KEY_PREVIOUS = keys.previous_cluster_key(AUTOTRAINER)
 REDIS_URL = AUTOTRAINER.redis_url
 LOGS_HOME = AUTOTRAINER.home / "logs"
 

@@ -38,7 +38,7 @@ from gpuworker.roster import Roster, Supervised
 from gpuworker.rules import HostRules
 from gpuworker.runner import JOB_SLOTS, Runner
 from gpuworker.samples import Sampler
-from gpuworker.settings import BadSetting, Settings, host_key
+from gpuworker.settings import BadSetting, Settings, host_key, previous_host_key
 from gpuworker.shim import hostmemory, locks, processes
 from gpuworker.watch import Parts
 
@@ -57,7 +57,7 @@ class Agent:
 
     def __init__(self, config: Settings, publish: Publish) -> None:
         self.settings = config
-        self.link = connect(config.redis_url, host=config.host, key=host_key(config))
+        self.link = connect(config.redis_url, host=config.host, key=host_key(config), previous=previous_host_key(config))
         backend = self._backend = make_backend(config)
         folder = attempts_folder(config)
         roster = Roster(folder)

@@ -78,7 +78,7 @@ class Answering:
 
     def _take(self, text: bytes) -> None:
         try:
-            question = Question.read(protocol.unseal(Kind.QUESTION, self._link.host, text, [self._link.key]))
+            question = Question.read(protocol.unseal(Kind.QUESTION, self._link.host, text, self._link.keys))
         except (BadEnvelope, BadMessage) as exc:
             log.warning("A question was dropped: %s", exc, extra={"action": "question_dropped"})
             return

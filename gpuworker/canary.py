@@ -96,7 +96,7 @@ class Ear:
         if not isinstance(sealed, str | bytes):
             return None
         try:
-            canary = Canary.read(protocol.unseal(Kind.CANARY, self._link.host, sealed, [self._link.key]))
+            canary = Canary.read(protocol.unseal(Kind.CANARY, self._link.host, sealed, self._link.keys))
         except (protocol.BadEnvelope, protocol.BadMessage) as exc:
             log.warning("A canary was dropped: %s", exc, extra={"action": "canary_dropped"})
             return None

@@ -43,7 +43,7 @@ class Stops:
     def _opened(self, sealed: object) -> Stop:
         if not isinstance(sealed, str):
             raise protocol.BadEnvelope("not a text")
-        order = Stop.read(protocol.unseal(Kind.STOP, self._link.host, sealed, [self._link.key]))
+        order = Stop.read(protocol.unseal(Kind.STOP, self._link.host, sealed, self._link.keys))
         if order.expires_at < time.time():
             raise protocol.BadEnvelope(f"it expired {time.time() - order.expires_at:.0f} s ago")
         if not _NONCE.fullmatch(order.nonce):

@@ -56,6 +56,17 @@ def unseal(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> di
     return opened
 
 
+def opener(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> bytes | None:
+    """Which of these keys opens a sealed text."""
+    for key in keys:
+        try:
+            unseal(kind, host, text, [key])
+        except BadEnvelope:
+            continue
+        return key
+    return None
+
+
 def check_version(version: object) -> None:
     if type(version) is not int or not OLDEST_READABLE_VERSION <= version <= PROTOCOL_VERSION:
         raise OtherVersion(f"protocol version {told(version)}; this side reads {OLDEST_READABLE_VERSION} to {PROTOCOL_VERSION}")

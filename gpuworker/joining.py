@@ -99,7 +99,7 @@ def _refusal(link: Link, beat: Beat | None) -> str:
 
 def _opened(link: Link, text: Any) -> Beat | None:
     try:
-        return Beat.read(protocol.unseal(Kind.BEAT, link.host, text, [link.key]))
+        return Beat.read(protocol.unseal(Kind.BEAT, link.host, text, link.keys))
     except (BadEnvelope, BadMessage):
         return None
 
@@ -143,7 +143,7 @@ class Joining:
         if text is None:
             return False
         try:
-            welcome = Welcome.read(protocol.unseal(Kind.WELCOME, self._link.host, text, [self._link.key]))
+            welcome = Welcome.read(protocol.unseal(Kind.WELCOME, self._link.host, text, self._link.keys))
         except (BadEnvelope, BadMessage) as exc:
             self._on_refused(_why_not(exc, self._link.host))
             return True

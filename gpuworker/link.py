@@ -1,4 +1,4 @@
-"""A host agent's connection to the control plane: one Redis client, the host's name and its key."""
+"""A host agent's connection to the control plane: one Redis client, the host's name and its keys."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ TIMEOUT_S = 10.0
 class Link:
     host: str
     key: bytes = field(repr=False)
+    """What we seal with."""
     client: redis.Redis = field(repr=False)
+    keys: tuple[bytes, ...] = field(repr=False)
+    """What we open: our key, and the one before while it is being replaced."""
 
 
-def connect(url: str, *, host: str, key: bytes) -> Link:
+def connect(url: str, *, host: str, key: bytes, previous: bytes | None = None) -> Link:
     """Lazy: nothing is sent yet. Commands raise redis.RedisError at once where Redis is away; callers say it again later."""
     client = redis.Redis.from_url(
         url,
@@ -29,4 +32,4 @@ def connect(url: str, *, host: str, key: bytes) -> Link:
         retry=Retry(NoBackoff(), 1),  # One: an idle connection may have been closed by a Redis that is back.
         client_name="autotrainer-agent",
     )
-    return Link(host, key, client)
+    return Link(host, key, client, (key,) if previous is None else (key, previous))

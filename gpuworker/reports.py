@@ -148,7 +148,7 @@ class AckReader:
 
     def _take(self, fields: dict[bytes, bytes]) -> None:
         try:
-            ack = Ack.read(protocol.unseal(Kind.ACK, self._link.host, fields.get(b"e", b""), [self._link.key]))
+            ack = Ack.read(protocol.unseal(Kind.ACK, self._link.host, fields.get(b"e", b""), self._link.keys))
         except (protocol.BadEnvelope, protocol.BadMessage) as exc:
             log.warning("An acknowledgement was dropped: %s", exc, extra={"action": "ack_dropped"})
             return

@@ -65,7 +65,7 @@ class HostRules:
             log.warning("The rules in %s cannot be used: %s", self._path, exc, extra={"action": "rules_dropped"})
 
     def _opened(self, text: bytes) -> Rules:
-        return Rules.read(protocol.unseal(Kind.RULES, self._link.host, text, [self._link.key]))
+        return Rules.read(protocol.unseal(Kind.RULES, self._link.host, text, self._link.keys))
 
     def _keep(self, text: bytes) -> None:
         """A full disk must not stop heartbeats: the rules hold then until the agent starts again, and come again."""

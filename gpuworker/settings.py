@@ -69,6 +69,8 @@ class Settings:
     admin_password: str = field(repr=False)
     cluster_key: str = field(repr=False)
     host_key: str = field(repr=False)
+    cluster_key_previous: str = field(repr=False)
+    host_key_previous: str = field(repr=False)
     eminder_url: str
     email_url: str = field(repr=False)
     mail_from: str
@@ -124,20 +126,34 @@ def load_or_exit() -> Settings:
 
 def host_key(settings: Settings) -> bytes:
     """This host's key: from AUTOTRAINER_HOST_KEY, else the file that `up` leaves on the control plane's own machine."""
-    text = settings.host_key
-    path = settings.host_home / "host_key"
-    if not text and path.exists():
-        text = path.read_text().strip()
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) != 32:
+    key = _key(settings.host_key or _left_by_up(settings.host_home / "host_key"))
+    if key is None:
         raise BadSetting(
             "AUTOTRAINER_HOST_KEY is missing or is not 64 hexadecimal digits. "
             f"Run `manage.py join {settings.host}` on the control plane and set the three lines that it prints."
         )
     return key
+
+
+def previous_host_key(settings: Settings) -> bytes | None:
+    """The key that this host had before, where one is given: what was sealed with it is still read."""
+    text = settings.host_key_previous or _left_by_up(settings.host_home / "host_key_previous")
+    key = _key(text)
+    if text and key is None:
+        raise BadSetting("AUTOTRAINER_HOST_KEY_PREVIOUS is not 64 hexadecimal digits: give the host's last key, or unset it.")
+    return key
+
+
+def _left_by_up(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _key(text: str) -> bytes | None:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return key if len(key) == 32 else None
 
 
 def embedded_socket(home: Path) -> Path:
@@ -299,6 +315,8 @@ TABLE: dict[str, tuple[str, str, _Parser]] = {
     "AUTOTRAINER_ADMIN_PASSWORD": ("admin_password", "", _text),
     "AUTOTRAINER_CLUSTER_KEY": ("cluster_key", "", _text),
     "AUTOTRAINER_HOST_KEY": ("host_key", "", _text),
+    "AUTOTRAINER_CLUSTER_KEY_PREVIOUS": ("cluster_key_previous", "", _text),
+    "AUTOTRAINER_HOST_KEY_PREVIOUS": ("host_key_previous", "", _text),
     "AUTOTRAINER_SECRET_KEY": ("secret_key", "", _text),
     "AUTOTRAINER_EMINDER_URL": ("eminder_url", "", _web_url),
     "EMAIL_URL": ("email_url", "", _text),
@@ -323,6 +341,8 @@ SECRETS = (
     "AUTOTRAINER_ADMIN_PASSWORD",
     "AUTOTRAINER_CLUSTER_KEY",
     "AUTOTRAINER_HOST_KEY",
+    "AUTOTRAINER_CLUSTER_KEY_PREVIOUS",
+    "AUTOTRAINER_HOST_KEY_PREVIOUS",
     "AUTOTRAINER_SECRET_KEY",
 )
 """May also be given as NAME_FILE."""

@@ -66,7 +66,7 @@ def read_spec(agent: Agent, task_id: str, uid: object, sealed: object) -> Spec |
     try:
         if not isinstance(sealed, str):
             raise protocol.BadEnvelope("there is no spec")
-        spec = Spec.read(protocol.unseal(Kind.SPEC, agent.link.host, sealed, [agent.link.key]))
+        spec = Spec.read(protocol.unseal(Kind.SPEC, agent.link.host, sealed, agent.link.keys))
         if not spec.job == uid == task_id:
             raise protocol.BadEnvelope(f"the spec is for job {spec.job}, the task for {task_id}")
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:

@@ -60,7 +60,7 @@ def _heard(host: str, ident: str, deadline: float) -> Asked:
     if not found:
         return Asked(error=f"{host} has not answered in time.")
     try:
-        answer = Answer.read(protocol.unseal(Kind.ANSWER, host, found[1], [hostlink.host_key(host)]))
+        answer = Answer.read(protocol.unseal(Kind.ANSWER, host, found[1], hostlink.host_keys(host)))
         if answer.id != ident:
             raise BadEnvelope("the answer is to another question")
         return Asked(json.loads(answer.told), answer.error)

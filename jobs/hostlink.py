@@ -23,7 +23,7 @@ from celery import current_app
 from django.conf import settings
 from kombu.exceptions import OperationalError
 
-from gpuworker import misplaced, protocol
+from gpuworker import envelope, misplaced, protocol
 from gpuworker.measured import Measured
 from gpuworker.protocol import Ack, Beat, Kind, Spec, Stop
 from jobs import swaps
@@ -55,8 +55,35 @@ def _client_of(url: str) -> redis.Redis:
 
 
 @functools.lru_cache(maxsize=1024)
+def host_keys(host: str) -> tuple[bytes, ...]:
+    """What this host may have sealed with: its key, and the one before while the cluster key is being replaced."""
+    cluster_keys = [settings.CLUSTER_KEY, *filter(None, [settings.CLUSTER_KEY_PREVIOUS])]
+    return tuple(protocol.derive_host_key(key, host) for key in cluster_keys)
+
+
 def host_key(host: str) -> bytes:
-    return protocol.derive_host_key(settings.CLUSTER_KEY, host)
+    """What we seal with for this host: the key that it sealed its last heartbeat with."""
+    keys = host_keys(host)
+    return keys[0] if len(keys) == 1 else _spoken(host, keys)
+
+
+def _spoken(host: str, keys: Sequence[bytes]) -> bytes:
+    """The new one where nothing was heard. Asked of Redis for each message, but only while a key is being replaced."""
+    try:
+        text: Any = client().get(protocol.beat_key(host))
+    except (redis.RedisError, OSError):
+        return keys[0]
+    return (envelope.opener(Kind.BEAT, host, text, keys) if text else None) or keys[0]
+
+
+def by_new_key(hosts: Iterable[str]) -> dict[str, bool | None]:
+    """Host -> whether it goes by the newest key; None: nothing with a good seal was heard. Raises redis.RedisError."""
+    found: dict[str, bool | None] = {}
+    for host in hosts:
+        text: Any = client().get(protocol.beat_key(host))
+        key = envelope.opener(Kind.BEAT, host, text, host_keys(host)) if text else None
+        found[host] = None if key is None else key == host_keys(host)[0]
+    return found
 
 
 def knock(job: Job) -> bool:
@@ -325,7 +352,7 @@ def _read_beat(host: str, text: bytes) -> Beat | None:
         return last[1]
     beat = None
     try:
-        beat = Beat.read(protocol.unseal(Kind.BEAT, host, text, [host_key(host)]))
+        beat = Beat.read(protocol.unseal(Kind.BEAT, host, text, host_keys(host)))
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:
         log.warning("heartbeat of %s dropped: %s", host, exc, extra={"action": "beat_dropped"})
     _LAST_BEATS[host] = (text, beat)
@@ -359,7 +386,7 @@ def waiting_reports(host: str) -> int:
 
 def unseal_chunk(host: str, fields: Mapping[bytes, bytes]) -> protocol.LogChunk:
     """The log chunk in a stream entry; raises BadEnvelope."""
-    return protocol.unseal_chunk(host, fields, [host_key(host)])
+    return protocol.unseal_chunk(host, fields, host_keys(host))
 
 
 def unseal_report(host: str, fields: Mapping[bytes, bytes]) -> Report:
@@ -367,7 +394,7 @@ def unseal_report(host: str, fields: Mapping[bytes, bytes]) -> Report:
     text = fields.get(b"e", b"")
     for kind, message in _REPORTS.items():
         if f'"k": "{kind}"'.encode() in text[:80]:
-            return message.read(protocol.unseal(kind, host, text, [host_key(host)]))
+            return message.read(protocol.unseal(kind, host, text, host_keys(host)))
     raise protocol.BadEnvelope("not a report")
 
 

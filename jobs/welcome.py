@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from gpuworker import protocol
+from gpuworker import envelope, protocol
 from gpuworker.greeting import HELLO_LIFETIME_S, Hello, Welcome, hello_key, welcome_key
 from gpuworker.protocol import BadEnvelope, BadMessage, Kind
 from jobs import hostlink
@@ -29,7 +29,9 @@ def answer(hosts: Iterable[str]) -> None:
     for name, text in said.items():
         _note(name, text)
         welcome = Welcome(to=protocol.fingerprint(text), at=time.time())
-        sealed = protocol.seal(Kind.WELCOME, name, welcome.body(), hostlink.host_key(name))
+        keys = hostlink.host_keys(name)
+        key = envelope.opener(Kind.HELLO, name, text, keys) or keys[0]
+        sealed = protocol.seal(Kind.WELCOME, name, welcome.body(), key)
         pipe.delete(hello_key(name))
         pipe.set(welcome_key(name), sealed, ex=HELLO_LIFETIME_S)
     pipe.execute()
@@ -37,7 +39,7 @@ def answer(hosts: Iterable[str]) -> None:
 
 def _note(name: str, text: bytes) -> None:
     try:
-        hello = Hello.read(protocol.unseal(Kind.HELLO, name, text, [hostlink.host_key(name)]))
+        hello = Hello.read(protocol.unseal(Kind.HELLO, name, text, hostlink.host_keys(name)))
     except (BadEnvelope, BadMessage) as exc:
         log.warning("Somebody says hello as host %s and is not: %s", name, exc, extra={"action": "hello_refused"})
         return

@@ -24,7 +24,7 @@ def broker(redis_url: str, settings: Any) -> Iterator[str]:
     """Celery and the control plane's own Redis client on the session's Redis, emptied."""
     settings.REDIS_URL = redis_url
     hostlink.client.cache_clear()
-    hostlink.host_key.cache_clear()  # another test may have had another cluster key
+    hostlink.host_keys.cache_clear()  # another test may have had another cluster key
     hostlink.forget_heartbeats()
     app.conf.broker_url = celery_url(redis_url)
     app._pool = app.amqp._producer_pool = None

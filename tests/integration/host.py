@@ -39,6 +39,8 @@ class Host:
     program: tuple[str, ...] = ("-m", "celery", "-A", "gpuworker")
     """What the agent is started with: the worker as it is, or tests/programs/hooked_worker.py."""
     variables: dict[str, str] = field(default_factory=dict)
+    key: bytes = KEY
+    """Changed by the test that replaces it."""
     agent: subprocess.Popen[bytes] | None = None
     reports: list[Started | Ended | Refused] = field(default_factory=list)
     logs: dict[str, bytes] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class Host:
             "AUTOTRAINER_HOME": str(self.home),
             "AUTOTRAINER_REDIS_URL": self.url,
             "AUTOTRAINER_HOST": HOST,
-            "AUTOTRAINER_HOST_KEY": KEY.hex(),
+            "AUTOTRAINER_HOST_KEY": self.key.hex(),
             "AUTOTRAINER_DEVICES": self.devices,
             "AUTOTRAINER_HEARTBEAT_S": "0.3",
             "DJANGO_SETTINGS_MODULE": "autotrainer_site.settings",
@@ -126,7 +128,7 @@ class Host:
         return tuple(device.uuid for device in beat.devices) if beat else ()
 
     def offer(self, spec: Spec, *, sealed: str = "") -> Spec:
-        sealed = sealed or protocol.seal(Kind.SPEC, HOST, spec.body(), KEY)
+        sealed = sealed or protocol.seal(Kind.SPEC, HOST, spec.body(), self.key)
         self.send([spec.job, sealed], task_id=spec.job, retries=spec.retries_spent, argsrepr=spec.command)
         return spec
 
@@ -142,7 +144,7 @@ class Host:
             nonce=uuid.uuid4().hex,
             kill_grace_s=1.0,
         )
-        sealed = protocol.seal(Kind.STOP, HOST, replace(order, **changes).body(), KEY)
+        sealed = protocol.seal(Kind.STOP, HOST, replace(order, **changes).body(), self.key)
         self.command(sealed)
         return sealed
 
@@ -150,7 +152,7 @@ class Host:
         """As the leader does every 20 seconds."""
         now = time.time()
         body = Canary(at=now, expires_at=now + protocol.COMMAND_LIFETIME_S).body()
-        sealed = protocol.seal(Kind.CANARY, HOST, body, KEY)
+        sealed = protocol.seal(Kind.CANARY, HOST, body, self.key)
         self.app.send_task(protocol.CANARY_TASK, args=[sealed], queue=protocol.host_queue(HOST))
         self.client.set(protocol.canary_key(HOST), sealed, ex=60)
 
@@ -161,7 +163,7 @@ class Host:
 
     def beat(self) -> Beat | None:
         text: Any = self.client.get(protocol.beat_key(HOST))
-        return Beat.read(protocol.unseal(Kind.BEAT, HOST, text, [KEY])) if text else None
+        return Beat.read(protocol.unseal(Kind.BEAT, HOST, text, [self.key, KEY])) if text else None
 
     def hear(self) -> None:
         """Read what has come, logs before reports, and acknowledge it."""
@@ -172,7 +174,7 @@ class Host:
                 self.client.xdel(key, entry)
 
     def _take_log(self, fields: dict[bytes, bytes]) -> None:
-        chunk = protocol.unseal_chunk(HOST, fields, [KEY])
+        chunk = protocol.unseal_chunk(HOST, fields, [self.key, KEY])
         key = protocol.attempt_key(chunk.job, chunk.attempt, chunk.fence)
         stored = self.logs.get(key, b"")
         if chunk.offset <= len(stored):
@@ -182,14 +184,14 @@ class Host:
     def _take_report(self, fields: dict[bytes, bytes]) -> None:
         for kind, message in REPORTS.items():
             if f'"k": "{kind}"'.encode() in fields[b"e"][:80]:
-                report = message.read(protocol.unseal(Kind(kind), HOST, fields[b"e"], [KEY]))
+                report = message.read(protocol.unseal(Kind(kind), HOST, fields[b"e"], [self.key, KEY]))
                 self.reports.append(report)
                 self._acknowledge(report.job, report.attempt, report.fence, kind)
 
     def _acknowledge(self, job: str, attempt: int, fence: int, what: str, offset: int = 0) -> None:
         if self.acknowledges:
             ack = Ack(job=job, attempt=attempt, fence=fence, what=what, offset=offset)
-            self.client.xadd(protocol.acks_key(HOST), {"e": protocol.seal(Kind.ACK, HOST, ack.body(), KEY)})
+            self.client.xadd(protocol.acks_key(HOST), {"e": protocol.seal(Kind.ACK, HOST, ack.body(), self.key)})
 
     def report(self, kind: type[Any], spec: Spec, timeout_s: float = 15.0) -> Any:
         """The first report of this kind about this attempt."""

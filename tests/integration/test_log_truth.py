@@ -89,7 +89,7 @@ class Plane:
 def plane_of(broker: str, settings: Any, tmp_path: Path) -> Callable[[Host], Plane]:
     settings.CLUSTER_KEY = CLUSTER_KEY
     settings.LOGS_HOME = tmp_path / "logs"
-    hostlink.host_key.cache_clear()
+    hostlink.host_keys.cache_clear()
     owner = person("ann")
     HostRow.objects.create(name=HOST)
     return lambda host: Plane(host, Ingest(), Rest(owner), owner)
@@ -99,7 +99,7 @@ def plane_of(broker: str, settings: Any, tmp_path: Path) -> Callable[[Host], Pla
 def plane(plane_of: Callable[[Host], Plane], broker: str, tmp_path: Path) -> Iterator[Plane]:
     with running_host(broker, tmp_path) as host:
         yield plane_of(host)
-    hostlink.host_key.cache_clear()
+    hostlink.host_keys.cache_clear()
 
 
 def writer(kind: str, mib: float, digest: Path, *, pause_s: float = 0.0, code: int = 0) -> str:

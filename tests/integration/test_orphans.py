@@ -122,7 +122,7 @@ def test_orphan_with_the_fence_of_another_job_is_not_taken_for_it(submit: Submit
 
 def test_training_whose_row_is_gone_goes_on_until_a_person_ends_it(ada: User, broker: str, tmp_path: Path, settings: Any) -> None:
     settings.CLUSTER_KEY = CLUSTER_KEY
-    hostlink.host_key.cache_clear()
+    hostlink.host_keys.cache_clear()
     try:
         with running_stack(broker, tmp_path, ada) as stack:
             job = stack.submit("sleep 100")
@@ -138,4 +138,4 @@ def test_training_whose_row_is_gone_goes_on_until_a_person_ends_it(ada: User, br
             wait_until(lambda: not orphans.all_of(capacity.hosts_now()), 20, "no orphan is left")
             assert not stack.agent.claims()
     finally:
-        hostlink.host_key.cache_clear()
+        hostlink.host_keys.cache_clear()
