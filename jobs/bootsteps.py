@@ -18,7 +18,7 @@ from jobs import artifacts, dispatch, failures, hostlink, lifecycle, line, reten
 from jobs.explanation import Explanation, Told
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
-from jobs.leader import Deposed, Leadership
+from jobs.leader import LEASE_S, Deposed, Leadership
 from jobs.notifications.sending import Postman
 from jobs.provenance import Provenance
 from jobs.quiet import Quiet
@@ -89,9 +89,12 @@ class Keeper(Loop):
         self._reconciler = Reconciler(writing=leadership.writing)
         self._led = False
         self._reconcile_at = 0.0
+        self._cut_off_at: float | None = None
+        """Since when Redis has not been reached."""
 
     def turn(self) -> None:
-        led, self._led = self._led, self._leadership.keep()
+        led = self._led
+        self._led = self._leadership.keep(connected=led or hostlink.answers())
         if self._led:
             if not led:
                 self._reconciler = Reconciler(writing=self._leadership.writing)
@@ -106,11 +109,21 @@ class Keeper(Loop):
             if anew or self._watch.to_repair or time.monotonic() >= self._reconcile_at:
                 self._reconcile_at = time.monotonic() + RECONCILE_EVERY_S
                 self._reconciler.round(timezone.now())
+            self._cut_off_at = None
+            self._leadership.offer(away=False)
         except redis.RedisError:
             self._reconcile_at = 0.0
+            self._offer_if_cut_off()
             raise
         except OldNews as exc:
             log.warning("not repaired: %s", exc, extra={"action": "old_news"})
+
+    def _offer_if_cut_off(self) -> None:
+        """It may be only from here that Redis cannot be reached, and another control worker could go on."""
+        now = time.monotonic()
+        self._cut_off_at = now if self._cut_off_at is None else self._cut_off_at
+        if now - self._cut_off_at >= LEASE_S:
+            self._leadership.offer(away=True)
 
 
 class Scheduler(Loop):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Report = protocol.Started | protocol.Stuck | protocol.Ended | protocol.Refused | Measured
 ACKS_KEPT = 10_000
+LIVE_TIMEOUT_S = 3.0
+"""What a page and the leader's look wait for heartbeats. Whoever has waited in vain saves the next ones the waiting."""
 CANARY_QUEUE = 200
 """A queue as long as this gets no more canaries."""
 
@@ -95,13 +97,13 @@ def knock(job: Job) -> bool:
         return False
     taken = _publish(protocol.CONTROL_QUEUE, job, args=[str(job.uid)], retries=0, again=False)
     if not taken:
-        _door.shut()
+        _door(settings.REDIS_URL).shut()
     return taken
 
 
 def ring() -> bool:
     """Wake the scheduler, wherever it leads, by the shortest way: milliseconds before a Celery message gets there."""
-    return _door.ring()
+    return _door(settings.REDIS_URL).ring()
 
 
 class _Door:
@@ -113,8 +115,12 @@ class _Door:
     def __init__(self) -> None:
         self._shut_until = -math.inf
 
+    @property
+    def is_shut(self) -> bool:
+        return time.monotonic() < self._shut_until
+
     def ring(self) -> bool:
-        if time.monotonic() < self._shut_until:
+        if self.is_shut:
             return False
         try:
             _bell(settings.REDIS_URL).xadd(protocol.wake_key(), {"w": b""}, maxlen=4, approximate=False)
@@ -128,13 +134,29 @@ class _Door:
         self._shut_until = time.monotonic() + self.SHUT_S
 
 
-_door = _Door()
+@functools.lru_cache(maxsize=2)
+def _door(url: str) -> _Door:
+    return _Door()
 
 
 @functools.lru_cache(maxsize=2)
 def _bell(url: str) -> redis.Redis:
     """Impatient: Celery's own connection, and the one for reading, would try for many seconds where packets get lost."""
     return redis.Redis.from_url(url, socket_timeout=_Door.TIMEOUT_S, socket_connect_timeout=_Door.TIMEOUT_S, retry=None)
+
+
+def answers() -> bool:
+    """Whether Redis is reached from here, at once."""
+    try:
+        return bool(_bell(settings.REDIS_URL).ping())
+    except (redis.RedisError, OSError):
+        return False
+
+
+@functools.lru_cache(maxsize=2)
+def _live(url: str) -> redis.Redis:
+    """For what changes all the time and is asked again: no reason to wait for an old answer."""
+    return redis.Redis.from_url(url, socket_timeout=LIVE_TIMEOUT_S, socket_connect_timeout=2, health_check_interval=10)
 
 
 def offer(job: Job, spec: Spec, host: str) -> bool:
@@ -300,17 +322,30 @@ def heard(hosts: Iterable[str]) -> dict[str, Heard]:
     names = list(hosts)
     if not names:
         return {}
-    pipe = client().pipeline(transaction=False)
-    pipe.mget([protocol.beat_key(name) for name in names])
-    for name in names:
-        pipe.pttl(protocol.beat_key(name))
-    texts, *left_ms = pipe.execute()
+    texts, left_ms = _beats(names)
     found = {}
     for name, text, left in zip(names, texts, left_ms, strict=True):
         if text and left > 0 and (beat := _read_beat(name, text)):
             behind_s = _KNOWN[name].behind_s(beat)
             found[name] = Heard(beat, max(behind_s, protocol.BEAT_LIFETIME_S - left / 1000))
     return {name: host for name, host in found.items() if host.age_s < math.inf}
+
+
+def _beats(names: Sequence[str]) -> tuple[list[bytes | None], list[int]]:
+    """The texts and what is left of their life in ms. Raises redis.RedisError, at once where it was raised a moment ago."""
+    door = _door(settings.REDIS_URL)
+    if door.is_shut:
+        raise redis.ConnectionError("Redis did not answer a moment ago")
+    pipe = _live(settings.REDIS_URL).pipeline(transaction=False)
+    pipe.mget([protocol.beat_key(name) for name in names])
+    for name in names:
+        pipe.pttl(protocol.beat_key(name))
+    try:
+        texts, *left_ms = pipe.execute()
+    except (redis.RedisError, OSError):
+        door.shut()
+        raise
+    return texts, left_ms
 
 
 _LAST_BEATS: dict[str, tuple[bytes, Beat | None]] = {}

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from jobs.models import Leader
@@ -28,6 +29,8 @@ LEASE_S = 8.0
 open transactions end before that (idle_in_transaction_session_timeout, autotrainer_site/settings.py)."""
 RENEW_EVERY_S = 2.0
 _ROW = 1
+_AWAY = " away"
+"""Behind a holder that offers its place: it cannot reach Redis, so whoever can may take over."""
 
 
 class Deposed(Exception):
@@ -44,29 +47,35 @@ class Leadership:
         self._term = 0
         self._renewed = 0.0
         self._seen: tuple[tuple[int, str, datetime], float] | None = None
+        self._offers = False
 
     @property
     def held(self) -> bool:
         """Whether this process leads, as far as it can know without asking; writes are checked by the database."""
         return self._term > 0 and self._clock() - self._renewed < LEASE_S
 
-    def keep(self) -> bool:
-        """Renew the lease, or take it where nobody holds it. Call at least every RENEW_EVERY_S seconds."""
+    def keep(self, *, connected: bool = True) -> bool:
+        """Renew the lease, or take it where nobody holds it; `connected`: or where its holder offers it. Call each second or two."""
         if self._term and self._clock() - self._renewed < RENEW_EVERY_S:
             return True
         asked, now = self._clock(), timezone.now()
         if self._term:
-            if Leader.objects.filter(pk=_ROW, term=self._term, holder=self.holder).update(renewed_at=now) == 1:
+            if self._mine().update(renewed_at=now) == 1:
                 self._renewed = asked
                 return True
             self._lost()
-        return self._take(asked, now)
+        return self._take(asked, now, connected=connected)
+
+    def offer(self, *, away: bool) -> None:
+        """Go on leading, and let another one take over that can reach Redis; or take that back."""
+        if self._term and away != self._offers and self._mine().update(holder=self.holder + _AWAY * away) == 1:
+            self._offers = away
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """A transaction of the leader; raises Deposed where this process leads no longer."""
         with transaction.atomic():
-            leads = Leader.objects.select_for_update().filter(pk=_ROW, term=self._term, holder=self.holder).values_list("pk").first()
+            leads = self._mine().select_for_update().values_list("pk").first()
             if not self._term or leads is None:
                 self._lost()
                 raise Deposed
@@ -76,16 +85,19 @@ class Leadership:
         """Let another one lead at once."""
         term, self._term = self._term, 0
         if term:
-            Leader.objects.filter(pk=_ROW, term=term, holder=self.holder).update(holder="")
+            self._mine(term).update(holder="")
 
-    def _take(self, asked: float, now: datetime) -> bool:
+    def _mine(self, term: int | None = None) -> QuerySet[Leader]:
+        return Leader.objects.filter(pk=_ROW, term=self._term if term is None else term, holder__startswith=self.holder)
+
+    def _take(self, asked: float, now: datetime, *, connected: bool) -> bool:
         row, _ = Leader.objects.get_or_create(pk=_ROW, defaults={"renewed_at": now})
-        if not self._vacant(row, now):
+        if not self._vacant(row, now) and not (connected and row.holder.endswith(_AWAY)):
             return False
         mine = Leader.objects.filter(pk=_ROW, term=row.term, holder=row.holder, renewed_at=row.renewed_at)
         if mine.update(term=row.term + 1, holder=self.holder, renewed_at=now) != 1:
             return False
-        self._renewed, self._term = asked, row.term + 1
+        self._renewed, self._term, self._offers = asked, row.term + 1, False
         log.info("leads with term %d", self._term, extra={"action": "leader_taken"})
         return True
 

@@ -10,7 +10,8 @@ class Leader(models.Model):
 
     term = models.BigIntegerField(default=0)
     holder = models.CharField(max_length=200, blank=True)
-    """`<boot id> <pid> <start ticks> <nonce>`: a holder on this machine whose process is gone is replaced at once."""
+    """`<boot id> <pid> <start ticks> <nonce>`: a holder on this machine whose process is gone is replaced at once.
+    With " away" behind it: it cannot reach Redis, and offers its place to whoever can."""
     renewed_at = models.DateTimeField()
 
     def __str__(self) -> str:

@@ -71,6 +71,10 @@ class Stack(Product):
         self.settings = environment.load({k: v for k, v in self.environ.items() if k.startswith("AUTOTRAINER_") or k == "DATABASE_URL"})
         self.client = redis.Redis.from_url(self.settings.redis_url, socket_timeout=2)
         self.services: dict[str, subprocess.Popen[bytes]] = {}
+        self.own: dict[str, Mapping[str, str]] = {}
+        """By service: what it is given beside what all are given."""
+        self.inside: dict[str, Sequence[str]] = {}
+        """By service: what goes before its command line."""
         self.accepted: list[int] = []
         self._originals: dict[str, tuple[int, bytes] | None] = {}
         self.shims_killed = 0
@@ -107,9 +111,9 @@ class Stack(Product):
     def launch(self, name: str) -> None:
         with (self.home / f"{name}.log").open("ab") as log:
             self.services[name] = subprocess.Popen(
-                self._argv(name),
+                [*self.inside.get(name, ()), *self._argv(name)],
                 cwd=CHECKOUT,
-                env=self.environ | {"AUTOTRAINER_SERVICE": name},
+                env=self.environ | self.own.get(name, {}) | {"AUTOTRAINER_SERVICE": name},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.faults.kill import storm
 from tests.faults.nemesis import Nemesis
-from tests.faults.stack import PAIR, SECOND, Stack
-from tests.postgres import Postgres
+from tests.faults.partitions import Wired
+from tests.faults.stack import SECOND
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -22,39 +21,36 @@ SLOW_MACHINE_S = 10.0
 """What the tests give up after is later than what is promised, and printed."""
 
 
-@pytest.fixture(scope="module")
-def stack(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    root = tmp_path_factory.mktemp("pair")
-    with Stack(root, devices="sim:2x8GiB", names=PAIR, environ={"DATABASE_URL": postgres.fresh()}) as started:
-        wait_until(lambda: "ready." in log_of(started, SECOND), 60, "the second control worker is ready")
-        yield started
+@pytest.fixture
+def stack(pair: Wired) -> Wired:
+    return pair
 
 
-def term(stack: Stack) -> int:
+def term(stack: Wired) -> int:
     ((number,),) = stack.rows("SELECT term FROM jobs_leader")
     return int(number)
 
 
-def leader(stack: Stack) -> str:
+def leader(stack: Wired) -> str:
     ((holder,),) = stack.rows("SELECT holder FROM jobs_leader")
     pids = {str(stack.services[name].pid): name for name in ("control", SECOND)}
     return pids[holder.split()[1]]
 
 
-def log_of(stack: Stack, name: str) -> str:
+def log_of(stack: Wired, name: str) -> str:
     return (stack.home / f"{name}.log").read_text(errors="replace")
 
 
-def taken_over(stack: Stack, before: int) -> None:
+def taken_over(stack: Wired, before: int) -> None:
     began = time.monotonic()
     wait_until(lambda: term(stack) == before + 1, TAKEN_WITHIN_S + SLOW_MACHINE_S, "the other one leads")
     print(f"taken over after {time.monotonic() - began:.1f} s of {TAKEN_WITHIN_S:.0f} s")
 
 
-def test_leader_that_stood_still_inside_a_write_changes_nothing_when_it_wakes_up(stack: Stack) -> None:
+def test_leader_that_stood_still_inside_a_write_changes_nothing_when_it_wakes_up(stack: Wired) -> None:
     before, first = term(stack), leader(stack)
     gate = stack.gate()
-    running = [stack.submit_surely(stack.witness(gate=gate)) for _ in range(2)]
+    running = [stack.submit_surely(stack.witness(gate=gate), min_gpus=2, max_gpus=2) for _ in range(2)]
     wait_until(lambda: all(stack.began(job) for job in running), 30, "two trainings run")
     waiting = [stack.submit_surely(stack.witness(3, 0, seconds=0.1), max_retries=1, retry_delay_s=0.5) for _ in range(4)]
 
@@ -71,7 +67,7 @@ def test_leader_that_stood_still_inside_a_write_changes_nothing_when_it_wakes_up
     assert [len(job.attempts) for job in stack.jobs() if job.id in {*running, *waiting}] == [1, 1, 2, 2, 2, 2]
 
 
-def test_leader_that_is_killed_is_replaced_and_what_waits_starts(stack: Stack) -> None:
+def test_leader_that_is_killed_is_replaced_and_what_waits_starts(stack: Wired) -> None:
     before, first = term(stack), leader(stack)
     stack.kill(first)
     taken_over(stack, before)
@@ -80,7 +76,20 @@ def test_leader_that_is_killed_is_replaced_and_what_waits_starts(stack: Stack) -
     stack.settle()
 
 
-def test_rolling_restart_of_everything_loses_nothing(stack: Stack) -> None:
+def test_leader_that_is_cut_off_from_redis_is_replaced_and_what_waits_starts(stack: Wired) -> None:
+    before, first = term(stack), leader(stack)
+    stack.wires[first, "redis"].reset()
+    try:
+        taken_over(stack, before)
+        job = stack.submit_surely(stack.witness())
+        wait_until(lambda: stack.began(job), 30, "the other one starts what comes")
+    finally:
+        stack.wires[first, "redis"].mend()
+    stack.settle()
+    assert term(stack) == before + 1
+
+
+def test_rolling_restart_of_everything_loses_nothing(stack: Wired) -> None:
     nemesis = Nemesis(stack, random.Random(), pause_s=0.2)
-    assert storm(stack, nemesis, whom="rolling", kills=1, trainings=3, devices=2) == []
+    assert storm(stack, nemesis, whom="rolling", kills=1, trainings=6, devices=4) == []
     assert nemesis.met > 0, "nothing ran meanwhile, so nothing was tried"

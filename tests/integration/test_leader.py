@@ -102,3 +102,27 @@ def test_who_resigns_is_replaced_at_once(clock: Clock) -> None:
     first.resign()
     assert second.keep()
     assert not first.held
+
+
+def test_leader_that_cannot_reach_redis_goes_on_until_one_that_can_takes_over(clock: Clock) -> None:
+    first, second = Leadership(clock=clock), Leadership(clock=clock)
+    assert first.keep()
+    first.offer(away=True)
+    with first.writing():
+        pass
+    assert not second.keep(connected=False)
+    assert second.keep(connected=True)
+    with pytest.raises(Deposed), first.writing():
+        pass
+    assert not first.keep(connected=True), "the offer ended with who made it"
+
+
+def test_leader_that_reaches_redis_again_takes_its_offer_back(clock: Clock) -> None:
+    first, second = Leadership(clock=clock), Leadership(clock=clock)
+    assert first.keep()
+    first.offer(away=True)
+    first.offer(away=False)
+    assert not second.keep(connected=True)
+    clock.now += leader.RENEW_EVERY_S + 1
+    assert first.keep()
+    assert Leader.objects.get().term == 1
