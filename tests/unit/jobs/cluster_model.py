@@ -21,6 +21,7 @@ class Dev:
     busy_outside: bool = False
     there: bool = True
     drained: bool = False
+    kept_for: str = ""
 
     @property
     def usable(self) -> bool:
@@ -41,6 +42,7 @@ class Job:
     devices: list[Dev] = field(default_factory=list)
     host: str = ""
     started: int | None = None
+    on_hold: bool = False
 
     def end(self) -> int:
         return FOREVER if self.limit is None or self.started is None else self.started + self.limit
@@ -61,7 +63,7 @@ class Cluster:
 
     def order(self) -> list[Job]:
         """The waiting jobs: priority; then use and turns; then whose oldest is older; then age."""
-        waiting = sorted((job for job in self.jobs.values() if job.started is None), key=lambda job: job.id)
+        waiting = sorted((job for job in self.jobs.values() if job.started is None and not job.on_hold), key=lambda job: job.id)
 
         def place(job: Job) -> tuple[int, int, int, int]:
             alike = [w.id for w in waiting if (w.owner, w.priority) == (job.owner, job.priority)]
@@ -88,6 +90,8 @@ class Cluster:
     def may_ever_take(self, job: Job, device: Dev) -> bool:
         """Now, or once the queue's own jobs on it have ended."""
         enough = device.total if self.on(device) else device.total - device.outside
+        if device.kept_for not in ("", job.owner):
+            return False
         return device.there and not device.drained and (device.usable or bool(self.on(device))) and enough >= job.memory
 
     def latest_start(self, job: Job, host: str) -> int | None:
@@ -117,7 +121,7 @@ class Cluster:
         """Why this job must not start there now."""
         if not self.up[host] or (job.hosts and host not in job.hosts):
             return f"job {job.id} starts on {host}"
-        if unusable := [device.uuid for device in devices if not device.usable]:
+        if unusable := [d.uuid for d in devices if not d.usable or d.kept_for not in ("", job.owner)]:
             return f"job {job.id} gets {unusable}"
         if small := [device.uuid for device in devices if device.total - device.outside < job.memory]:
             return f"job {job.id} gets {small}, which are too small"

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from jobs.scheduling import order
+from jobs.scheduling import keeping, order
 from jobs.scheduling.inventory import DeviceView, Holder, HostView
 from jobs.scheduling.order import Standing
 from jobs.scheduling.placement import Placement, Planner
@@ -21,15 +21,18 @@ from jobs.states import DeviceState, HostState
 from tests.unit.jobs.cluster_model import FOREVER, Cluster, Dev, Job
 from tests.unit.jobs.inventories import NOON, device, host
 
-RUNS = int(os.environ.get("SCHEDULER_RUNS", "60"))
+RUNS = int(os.environ.get("SCHEDULER_RUNS", "120"))
 SLOTS = 6
+OWNERS = ["ada", "lin", "mia"]
 GIB = 1024
 
 
 class Machine(RuleBasedStateMachine):
-    @initialize(sizes=st.lists(st.lists(st.sampled_from([8, 24]), max_size=4), min_size=1, max_size=3))
-    def begin(self, sizes: list[list[int]]) -> None:
+    @initialize(sizes=st.lists(st.lists(st.sampled_from([8, 24]), max_size=4), min_size=1, max_size=3), whom=st.sampled_from(["", *OWNERS]))
+    def begin(self, sizes: list[list[int]], whom: str) -> None:
         devices = [Dev(f"h{n}-{i}", f"h{n}", gib * GIB) for n, row in enumerate(sizes) for i, gib in enumerate(row)]
+        for each in devices[:1]:
+            each.kept_for = whom
         names = [f"h{n}" for n in range(len(sizes))]
         self.cluster = Cluster(devices, dict.fromkeys(names, SLOTS), dict.fromkeys(names, True))
         self.number = 0
@@ -37,7 +40,7 @@ class Machine(RuleBasedStateMachine):
     # --- what happens -------------------------------------------------------------------------------------------------
 
     @rule(
-        owner=st.sampled_from(["ada", "lin", "mia"]),
+        owner=st.sampled_from(OWNERS),
         priority=st.sampled_from([0, 0, 0, 1]),
         least=st.integers(0, 3),
         more=st.integers(0, 2),
@@ -57,9 +60,10 @@ class Machine(RuleBasedStateMachine):
         """A pass; hosts refuse some of its claims."""
         cluster = self.cluster
         line = cluster.order()
-        planner = Planner(self.views(), self.moment(), overrun_s=15)
+        views = self.views()
+        planner, people = Planner(views, self.moment(), overrun_s=15), keeping.keepers(views)
         for waiting in self.waiting(line):
-            planner.ask(waiting)
+            planner.ask(keeping.asked_by(waiting, people))
         placements = {placement.job_id: placement for placement in planner.placements()}
         first = next((job for job in line if job.id not in placements), None)
         taken: list[tuple[Job, list[Dev]]] = []
@@ -105,6 +109,22 @@ class Machine(RuleBasedStateMachine):
         else:
             setattr(changed, what, not getattr(changed, what))
 
+    @precondition(lambda self: self.cluster.devices)
+    @rule(which=st.integers(0, 11), whom=st.sampled_from(["", *OWNERS]))
+    def device_is_kept(self, which: int, whom: str) -> None:
+        self.cluster.devices[which % len(self.cluster.devices)].kept_for = whom
+
+    @rule(which=st.integers(0, 20), priority=st.sampled_from([0, 1, 2]))
+    def reprioritise(self, which: int, priority: int) -> None:
+        if waiting := self.cluster.order():
+            waiting[which % len(waiting)].priority = priority
+
+    @rule(which=st.integers(0, 20))
+    def hold_or_release(self, which: int) -> None:
+        if waiting := [job for job in self.cluster.jobs.values() if job.started is None]:
+            chosen = waiting[which % len(waiting)]
+            chosen.on_hold = not chosen.on_hold
+
     @rule(which=st.integers(0, 20))
     def cancel(self, which: int) -> None:
         if waiting := self.cluster.order():
@@ -134,7 +154,9 @@ class Machine(RuleBasedStateMachine):
             return
         cluster = self.cluster
         for each in cluster.devices:
-            each.there, each.drained, each.busy_outside, each.outside = True, False, False, 0
+            each.there, each.drained, each.busy_outside, each.outside, each.kept_for = True, False, False, 0, ""
+        for job in cluster.jobs.values():
+            job.on_hold = False
         cluster.up = dict.fromkeys(cluster.up, True)
         waiting = [
             job for job in cluster.order() if not job.least or any(cluster.latest_start(job, name) is not None for name in cluster.up)
@@ -202,7 +224,13 @@ class Machine(RuleBasedStateMachine):
         free = dev.total - dev.outside
         sharing = holders and all(holder.shared for holder in holders) and dev.usable
         left = max(0, free - sum(holder.memory_mib for holder in holders)) if sharing else None
-        told = {"memory_total_mib": dev.total, "free_memory_mib": free, "holders": holders, "shared_left_mib": left}
+        told = {
+            "memory_total_mib": dev.total,
+            "free_memory_mib": free,
+            "holders": holders,
+            "shared_left_mib": left,
+            "kept_for": dev.kept_for,
+        }
         return device(index, state, host=dev.host, uuid=dev.uuid, drained=dev.drained, readable=dev.there, **told)
 
     def holder(self, job: Job) -> Holder:
