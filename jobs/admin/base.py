@@ -87,6 +87,12 @@ class WhateverIsSent:
         except OverflowError as exc:  # a year
             raise IncorrectLookupParameters(exc) from exc
 
+    def changeform_view(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().changeform_view(*args, **kwargs)  # type: ignore[misc]
+        except OverflowError as exc:  # the number of a row in a list of choices, which SQLite takes for none
+            raise BadRequest("A number is larger than that of any row.") from exc
+
     def response_action(self, request: Any, queryset: Any) -> Any:
         chosen = request.POST.getlist(ACTION_CHECKBOX_NAME)
         if not all(text.isascii() and text.isdecimal() and len(text) < 19 for text in chosen):

@@ -21,6 +21,7 @@ from unfold.forms import BaseDialogForm
 from jobs import access, actions, lifecycle
 from jobs.admin.base import OperatorsAdmin, ReadOnlyRows, asking, for_each, go_to, looks
 from jobs.admin.jobform import JobForm
+from jobs.admin.usage import usage_view
 from jobs.dispatch import queue_positions
 from jobs.fields import searched_number
 from jobs.models import Attempt, Job, JobEvent
@@ -69,6 +70,7 @@ class JobAdmin(OperatorsAdmin):
     ordering = ("-id",)
     readonly_fields = STANDS
     actions = ("cancel_chosen", "hold_chosen", "release_chosen", "resubmit_chosen")
+    actions_list = ("usage",)
     actions_detail = ("cancel_one", "hold_one", "release_one", "resubmit_one")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
@@ -168,6 +170,10 @@ class JobAdmin(OperatorsAdmin):
         job = self.get_object(request, object_id)
         possible = actions.available(request.user, job) if job else []
         return [each for each in super().get_actions_detail(request, object_id) if each.path in possible]
+
+    @action(description=_("GPU-hours"), url_path="usage", icon="bar_chart")
+    def usage(self, request: HttpRequest) -> HttpResponse:
+        return usage_view(request)
 
     def _do(self, name: str, request: UserRequest, object_id: str) -> HttpResponse:
         job = self.found(request, object_id)

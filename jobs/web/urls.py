@@ -5,10 +5,11 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.templatetags.static import static
 from django.urls import path
+from django.views.decorators.cache import never_cache
 from django.views.generic import RedirectView
 from django.views.i18n import set_language
 
-from jobs.web.views import account, job, joblist, overview, submit
+from jobs.web.views import account, job, joblist, overview, password, submit
 
 
 class Icon(RedirectView):
@@ -23,6 +24,8 @@ urlpatterns = [
     path("live/", overview.overview_live, name="overview-live"),
     path("signin/", account.sign_in, name="signin"),
     path("signin/<str:token>/", account.sign_in_by_link, name="signin-link"),
+    path("account/password/", never_cache(password.OnesOwn.as_view()), name="password"),
+    path("account/password/<str:uidb64>/<str:token>/", password.ByLink.as_view(), name="password-link"),
     path("account/tokens/", account.my_tokens, name="tokens"),
     path("language/", set_language, name="set_language"),
     path("signout/", LogoutView.as_view(), name="signout"),

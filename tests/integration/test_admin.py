@@ -143,7 +143,16 @@ def test_administrators_see_people_too(paths: dict[str, int], by: str, request: 
 
 
 def test_admin_shows_no_secrets_and_nothing_of_the_scheduler() -> None:
-    assert {model.__name__ for model in admin.site._registry} == {"Job", "Host", "Device", "Notification", "User", "AuditEntry"}
+    assert {model.__name__ for model in admin.site._registry} == {
+        "Job",
+        "Host",
+        "Device",
+        "Notification",
+        "User",
+        "AuditEntry",
+        "Group",
+        "PersonalToken",
+    }
 
 
 # --- jobs: looking ------------------------------------------------------------------------------------------------------

@@ -177,6 +177,9 @@ READ = {
     "/api/v1/jobs/{job}/artifacts/": ("attempt",),
     "/api/v1/jobs/{job}/artifacts/file/": ("name", "name=a&size", "name=a&attempt"),
     "/admin/jobs/job/": ("q", "o", "p", "state__exact", "owner__id__exact", "nonsense"),
+    "/admin/jobs/job/usage/": ("from", "to", "by", "format"),
+    "/admin/jobs/personaltoken/": ("q", "owner__id__exact"),
+    "/admin/auth/group/": ("q",),
     "/admin/jobs/auditentry/": ("q", "at__year", "actor__id__exact", "act__exact"),
 }
 
@@ -237,6 +240,7 @@ def test_check_of_what_is_typed_answers_whatever_it_is(ann: User, kind: str) -> 
 POSTS: list[tuple[str, tuple[str, ...]]] = [
     ("/jobs/act/", ("action", "job", "back")),
     ("/account/tokens/", ("name", "scope", "days", "take_back")),
+    ("/account/password/", ("old_password", "new_password1")),
     ("/language/", ("language", "next")),
     ("/signin/", ("username", "password", "next")),
     ("/admin/jobs/job/", ("action", "_selected_action", "select_across", "index")),
@@ -251,6 +255,10 @@ POSTS: list[tuple[str, tuple[str, ...]]] = [
     ("/admin/jobs/user/add/", ("username", "role", "email", "password1", "password2")),
     ("/admin/jobs/user/{ann}/change/", ("username", "role", "email", "first_name", "last_name", "is_active")),
     ("/admin/jobs/user/{ann}/password/", ("password1", "password2")),
+    ("/admin/jobs/user/{ann}/change/", ("groups",)),
+    ("/admin/jobs/user/{ann}/mail-password-link/", ("_form_submitted",)),
+    ("/admin/auth/group/add/", ("name", "members")),
+    ("/admin/jobs/personaltoken/", ("action", "_selected_action")),
     ("/admin/jobs/job/add/", ("command", "name", "swaps", "begin_at", "after", "hosts", "env", "time_limit_s", "notify", "artifacts")),
 ]
 USUAL = {
@@ -273,7 +281,7 @@ USUAL = {
 }
 
 
-@pytest.mark.parametrize(("path", "fields"), POSTS, ids=[path for path, _ in POSTS])
+@pytest.mark.parametrize(("path", "fields"), POSTS, ids=[f"{path} {fields[0]}" for path, fields in POSTS])
 def test_no_form_fails_whatever_a_field_holds(anns: Job, path: str, fields: tuple[str, ...]) -> None:
     host = known_host("gpu-b", 24)
     there = {"job": anns.pk, "host": host.pk, "device": host.devices.get().pk, "ann": anns.owner_id}
