@@ -51,10 +51,10 @@ def _collapsed(lines: list[str]) -> Iterator[str]:
 def packed(attempt: Attempt) -> tuple[bytes, str]:
     """The log without its progress bars, gzipped, at most LARGEST_PACKED; and what was left out, as a sentence."""
     size = logs.size(attempt.job_id, attempt.number)
-    whole = size <= HEAD_BYTES + TAIL_BYTES
-    head = gzip.compress("".join(without_progress(_pieces(attempt, 0, size if whole else HEAD_BYTES))).encode(), 6)
-    if whole and len(head) <= LARGEST_PACKED:
-        return head, ""
+    if size <= HEAD_BYTES + TAIL_BYTES:
+        whole = gzip.compress("".join(without_progress(_pieces(attempt, 0, size))).encode(), 6)
+        if len(whole) <= LARGEST_PACKED:
+            return whole, ""
     half = LARGEST_PACKED // 2 - 4096
     head = _first(_pieces(attempt, 0, min(size, HEAD_BYTES)), half)
     tail = _last(_pieces(attempt, max(0, size - TAIL_BYTES), size), half)

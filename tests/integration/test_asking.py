@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
+import threading
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -32,6 +35,12 @@ def png(width: int = 640, height: int = 480) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (width, height), "teal").save(out, "PNG")
     return out.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG that says of itself that it is a large one."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return png(8, 8)[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + png(8, 8)[33:]
 
 
 @pytest.fixture
@@ -180,6 +189,53 @@ def test_file_that_is_too_large_stays_where_it_is(left: tuple[Job, Attempt], wor
         artifacts.content(*left, "big.bin")
 
 
+def test_file_that_grows_comes_with_what_it_had(left: tuple[Job, Attempt], work: Path) -> None:
+    begun, stop = threading.Event(), threading.Event()
+
+    def grow() -> None:
+        with (work / "big.bin").open("ab", buffering=0) as file:
+            while not stop.is_set() and file.tell() < 8 * 2**20:
+                file.write(bytes(range(256)) * 256)
+                begun.set()
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        assert begun.wait(20)
+        data = artifacts.content(*left, "big.bin")
+    finally:
+        stop.set()
+        writer.join()
+    assert data
+    assert (work / "big.bin").read_bytes().startswith(data)
+
+
+def test_file_that_became_something_else_since_it_was_listed_is_not_read(left: tuple[Job, Attempt], work: Path) -> None:
+    job, attempt = left
+    assert len(artifacts.left_by(job, attempt).files) == 3
+    (work / "result.png").unlink()
+    (work / "result.png").symlink_to("/etc/passwd")
+    (work / "plots" / "b.txt").unlink()
+    os.mkfifo(work / "plots" / "b.txt")
+    (work / "plots" / "deep").rename(work / "deep")
+    (work / "plots" / "deep").symlink_to(work / "deep")
+    for name in ("result.png", "plots/b.txt", "plots/deep/a.txt"):
+        with pytest.raises(artifacts.NotToBeHad):
+            artifacts.content(job, attempt, name)
+    assert artifacts.collect(job, attempt).files == ()
+
+
+def test_letter_gets_the_first_five_pictures_and_none_that_is_none(left: tuple[Job, Attempt], work: Path) -> None:
+    (work / "a_bomb.png").write_bytes(bomb(60_000, 60_000))
+    (work / "a_page.png").write_text("<svg/>")
+    (work / "a_pipe.png").symlink_to(work / "pipe")
+    for number in range(7):
+        (work / f"b{number}.png").write_bytes(png(3000, 30))
+    found = artifacts.pictures(*left, most=5)
+    assert [name for name, _ in found] == [f"b{number}.png" for number in range(5)]
+    assert all(Image.open(io.BytesIO(data)).size == (1000, 10) for _, data in found)
+
+
 def test_what_an_attempt_left_is_kept_when_the_next_one_writes_over_it(left: tuple[Job, Attempt], work: Path, host: Host) -> None:
     job, attempt = left
     assert list(artifacts.to_collect(timezone.now())) == [attempt]
@@ -249,6 +305,12 @@ def test_picture_that_would_fill_the_memory_is_not_decoded(monkeypatch: pytest.M
     monkeypatch.setattr(artifacts, "MOST_PIXELS", 100)
     with pytest.raises(artifacts.NotToBeHad, match="too large"):
         artifacts.picture(png(20, 20), longest=100)
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (10_000, 9_000), (8_000, 7_000), (2**31 - 1, 2**31 - 1)])
+def test_bomb_is_not_decoded(size: tuple[int, int]) -> None:
+    with pytest.raises(artifacts.NotToBeHad):
+        artifacts.picture(bomb(*size), longest=100)
 
 
 def test_kept_list_that_is_none_is_asked_for_again(ada: User, settings: Any, tmp_path: Path) -> None:
