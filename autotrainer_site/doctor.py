@@ -21,8 +21,8 @@ import redis
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
-from gpuworker import disks
-from gpuworker.settings import Settings
+from gpuworker import disks, redischeck
+from gpuworker.settings import BadSetting, Settings
 from jobs.notifications import channels
 from jobs.notifications.letter import NotSent
 from starter import embedded_redis, home, installing, processes, supervisor
@@ -184,6 +184,10 @@ def _redis_server(client: Any, ours: Settings) -> Iterator[tuple[Level, str]]:
         yield Level.WRONG, f"version {version} is too old: install 6.2 or newer"
     else:
         yield Level.OK, f"version {version} answers"
+    try:
+        redischeck.refuse_open(client, ours)
+    except BadSetting as exc:
+        yield Level.WRONG, str(exc)
     if not ours.redis_embedded and client.info("persistence").get("aof_enabled") == 0:
         yield Level.NOTE, "it keeps nothing on disk: with `appendonly yes` a restart of it disturbs nobody"
     memory = client.info("memory")

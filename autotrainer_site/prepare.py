@@ -8,13 +8,14 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
+import redis
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from autotrainer_site import keys
-from gpuworker import protocol
+from gpuworker import protocol, redischeck
 from gpuworker.settings import Settings
 from jobs.models import Host, User
 from jobs.states import Role
@@ -46,6 +47,18 @@ def back_up(database: Path, folder: Path) -> Path:
     for old in sorted(folder.glob("autotrainer-*.sqlite3"))[:-BACKUPS_KEPT]:
         old.unlink()
     return path
+
+
+def look_at_redis(ours: Settings) -> list[str]:
+    """What is to be mended of a Redis that is not our own; raises BadSetting where nobody should start with it."""
+    if ours.redis_embedded:
+        return []
+    with redis.Redis.from_url(ours.redis_url, socket_timeout=5, socket_connect_timeout=5) as client:
+        try:
+            redischeck.refuse_open(client, ours)
+            return [f"Redis: {warning}." for warning in redischeck.warnings(client)]
+        except redis.RedisError as exc:
+            return [f"Redis does not answer yet ({exc}). Jobs start when it does; AUTOTRAINER_REDIS_URL says where it is."]
 
 
 def first_administrator(ours: Settings) -> User:

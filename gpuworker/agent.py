@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from gpuworker import disks, groups, identity, protocol
+from gpuworker import disks, groups, identity, protocol, redischeck
 from gpuworker.answering import Answering
 from gpuworker.attempts import attempts_folder
 from gpuworker.canary import Ear, start_over
@@ -90,6 +90,7 @@ class Agent:
     def start(self) -> None:
         """Take over what is there before the first heartbeat says what is there, and before the first message comes."""
         self._lock = _only_one(self.settings)
+        self._look_at_redis()
         self._instance = take_name(self.link, self.settings.host_home / "instance", heartbeat_s=self.settings.heartbeat_s)
         hostmemory.keep()
         groups.count_memory(self._launcher.group_parent)
@@ -114,6 +115,13 @@ class Agent:
             ("overlays", OVERLAYS_EVERY_S, self._look_at_overlays),
         ):
             threading.Thread(target=self._forever, args=(name, every_s, chore), name=name, daemon=True).start()
+
+    def _look_at_redis(self) -> None:
+        """Raises BadSetting where everybody may write there."""
+        try:
+            redischeck.refuse_open(self.link.client, self.settings)
+        except redis.RedisError as exc:
+            log.warning("Redis cannot be looked at: %s", exc, extra={"action": "redis_unseen"})
 
     def _claim_what_was_taken_over(self) -> None:
         """Before the first message can come, so that it meets the claims of those who run already."""

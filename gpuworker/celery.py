@@ -21,7 +21,7 @@ _settings = settings.load_or_exit()
 
 app = Celery("gpuworker", set_as_current=True)
 app.config_from_object(
-    settings.celery_conf(_settings, f"host-{_settings.host}")
+    settings.celery_conf(_settings, f"host-{_settings.host}", **settings.unacked_keys(_settings.host))
     | {
         "task_default_queue": protocol.host_queue(_settings.host),
         "worker_pool": "threads",

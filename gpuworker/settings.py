@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit, urlunsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gpuworker import disks, failpoints, protocol
@@ -62,6 +62,8 @@ class Settings:
     redis_url: str = field(repr=False)
     """`redis://`, `rediss://` or `unix://`; the embedded server's socket where none was given."""
     redis_embedded: bool
+    redis_open: bool
+    """Whether a Redis that lets everybody in is worked with all the same."""
     database_url: str = field(repr=False)
     host: str
     devices: str | SimulatedDevices
@@ -166,10 +168,33 @@ def embedded_socket(home: Path) -> Path:
 
 
 def celery_url(redis_url: str) -> str:
-    """The same Redis as Celery spells it (kombu calls a unix socket `redis+socket://`)."""
+    """The same Redis as Celery spells it (kombu calls a unix socket `redis+socket://`, and has TLS told beside the address)."""
     if redis_url.startswith("unix://"):
         return "redis+socket://" + quote(redis_url.removeprefix("unix://"), safe="/?=&")
+    if redis_url.startswith("rediss://"):
+        return urlunsplit(urlsplit(redis_url)._replace(query=""))
     return redis_url
+
+
+def _tls(redis_url: str) -> dict[str, Any] | None:
+    """The options of `rediss://…?ssl_ca_certs=/path` for Celery; redis-py reads them by itself. The server's name is checked."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "rediss":
+        return None
+    return {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **dict(parse_qsl(parts.query))}
+
+
+def _check_tls(parts: SplitResult) -> None:
+    options = dict(parse_qsl(parts.query))
+    unknown = sorted(set(options) - set(TLS_FILES))
+    if unknown or (options and parts.scheme != "rediss"):
+        raise ValueError(f"may say {', '.join(TLS_FILES)} with rediss://, and nothing else after the question mark")
+    for name, path in options.items():
+        if not os.access(path, os.R_OK):
+            raise ValueError(f"names {path} ({name}), which cannot be read")
+
+
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 def without_ours(environ: Mapping[str, str]) -> dict[str, str]:
@@ -266,8 +291,11 @@ def _host(text: str) -> str:
 
 
 def _redis_url(text: str) -> str:
-    if text and urlsplit(text).scheme not in ("redis", "rediss", "unix"):
+    parts = urlsplit(text)
+    if text and parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("is not a Redis address: it begins with redis://, rediss:// or unix://")
+    if parts.scheme in ("redis", "rediss"):
+        _check_tls(parts)
     return text
 
 
@@ -308,6 +336,7 @@ TABLE: dict[str, tuple[str, str, _Parser]] = {
     "AUTOTRAINER_PORT": ("port", "8000", _port),
     "AUTOTRAINER_FLOWER_PORT": ("flower_port", "5555", _port_or_off),
     "AUTOTRAINER_REDIS_URL": ("redis_url", "", _redis_url),
+    "AUTOTRAINER_REDIS_OPEN": ("redis_open", "false", _boolean),
     "DATABASE_URL": ("database_url", "", _text),
     "AUTOTRAINER_HOST": ("host", "", _host),
     "AUTOTRAINER_DEVICES": ("devices", "auto", _devices),
@@ -404,10 +433,17 @@ def _with_dotenv(environ: dict[str, str]) -> dict[str, str]:
     return environ
 
 
-def celery_conf(settings: Settings, role: str) -> dict[str, Any]:
+def unacked_keys(host: str) -> dict[str, str]:
+    """Where Celery notes what this host's worker is handling: among the host's own keys, so that no other need be touched."""
+    names = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
+    return {name: f"host:{host}:{name.removesuffix('_key')}" for name in names}
+
+
+def celery_conf(settings: Settings, role: str, **transport: Any) -> dict[str, Any]:
     """What both Celery apps have in common. The reasons are in docs/how-it-works.md, "Celery on Redis"."""
     return {
         "broker_url": celery_url(settings.redis_url),
+        "broker_use_ssl": _tls(settings.redis_url),
         "broker_transport_options": {
             "visibility_timeout": 3600,
             "unacked_restore_interval": 10,
@@ -418,6 +454,7 @@ def celery_conf(settings: Settings, role: str) -> dict[str, Any]:
             "health_check_interval": 10,
             "global_keyprefix": protocol.KEY_PREFIX,
             "client_name": f"autotrainer-{role}",
+            **transport,
         },
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

@@ -327,7 +327,7 @@ class Attacker:
         keys = [protocol.reports_key(OTHER), protocol.logs_key(self.host), protocol.reports_key(self.host), protocol.acks_key(self.host)]
         keys += [protocol.claims_key(self.host), protocol.wake_key(), protocol.since_key(), questions.questions_key(self.host)]
         keys += [protocol.beat_key(self.host), protocol.canary_key(self.host), greeting.hello_key(OTHER), self._queue()]
-        keys += [f"{protocol.KEY_PREFIX}unacked", f"{protocol.KEY_PREFIX}unacked_index"]
+        keys += [self._notes() + name for name in ("unacked", "unacked_index")]
         key = self.rng.choice(keys)
         self.client.delete(key)
         self.rng.choice((lambda: self.client.set(key, "x"), lambda: self.client.sadd(key, "x"), lambda: self.client.hset(key, "x", "x")))()
@@ -341,10 +341,10 @@ class Attacker:
             pass  # Something else of ours lies there already.
 
     def unacknowledged(self) -> None:
-        tag = self.rng.choice(("x", str(uuid.uuid4())))
-        self._whatever_lies_there(lambda: self.client.zadd(f"{protocol.KEY_PREFIX}unacked_index", {tag: 1.0}))
+        notes, tag = self._notes(), self.rng.choice(("x", str(uuid.uuid4())))
+        self._whatever_lies_there(lambda: self.client.zadd(f"{notes}unacked_index", {tag: 1.0}))
         text = self.rng.choice((b"\xff", b"[]", b"{}", json.dumps([{}, "", protocol.host_queue(self.host)])))
-        self._whatever_lies_there(lambda: self.client.hset(f"{protocol.KEY_PREFIX}unacked", tag, text))
+        self._whatever_lies_there(lambda: self.client.hset(f"{notes}unacked", tag, text))
 
     def _whatever_lies_there(self, act: Callable[[], Any]) -> None:
         try:
@@ -359,6 +359,10 @@ class Attacker:
         name = self.rng.choice(ACTS)
         self._whatever_lies_there(getattr(self, name))
         return name
+
+    def _notes(self) -> str:
+        """Where Celery notes what a worker is handling: the control worker, or the host."""
+        return protocol.KEY_PREFIX + self.rng.choice(("", f"host:{self.host}:"))
 
     def _queue(self) -> str:
         return protocol.KEY_PREFIX + self.rng.choice((protocol.host_queue(self.host), protocol.CONTROL_QUEUE))

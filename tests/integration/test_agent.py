@@ -313,7 +313,7 @@ def test_worker_lives_whatever_lies_in_its_queue(host: Host) -> None:
     assert host.agent.pid == pid
     assert "Unrecoverable" not in host.words()
     assert "Control command error" not in host.words()
-    assert host.client.zcard(f"{protocol.KEY_PREFIX}unacked_index") == 0  # or they would come again
+    assert host.client.zcard(f"{protocol.KEY_PREFIX}host:{HOST}:unacked_index") == 0  # or they would come again
 
 
 def test_worker_has_no_remote_command_that_stops_or_changes_it(host: Host) -> None:

@@ -170,10 +170,10 @@ def test_worker_hears_on_where_its_queue_was_something_else(redis_url: str, tmp_
     with running_host(redis_url, tmp_path) as host:
         queue = f"{protocol.KEY_PREFIX}{protocol.host_queue('gpu-a')}"
         for put in (host.client.set, host.client.sadd):
-            host.client.delete(queue, "autotrainer:unacked", "autotrainer:unacked_index")
+            host.client.delete(queue, "autotrainer:host:gpu-a:unacked", "autotrainer:host:gpu-a:unacked_index")
             put(queue, "x")
-            host.client.set("autotrainer:unacked", "x")
-            host.client.set("autotrainer:unacked_index", "x")
+            host.client.set("autotrainer:host:gpu-a:unacked", "x")
+            host.client.set("autotrainer:host:gpu-a:unacked_index", "x")
             wait_until(lambda: not host.client.exists(queue), 10, "the queue is cleared")
             spec = host.offer(host.spec("true", device_count=0))
             answer: Any = host.report(Ended, spec)

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError
 
-from autotrainer_site import keys
+from autotrainer_site import keys, redisacl
 from gpuworker import protocol
 from jobs import audit
 from jobs.models import Host
@@ -39,7 +39,11 @@ class Command(BaseCommand):
             sys.exit(f"The database cannot be used ({exc}). Start AutoTrainer once, then ask again.")
         for warning in _warnings(ours.redis_url):
             self.stderr.write(warning)
-        self.stdout.write(f"AUTOTRAINER_REDIS_URL={ours.redis_url}")
+        redis_url = ours.redis_url
+        if redisacl.in_use(redis_url):
+            redis_url = redisacl.url_of(redis_url, settings.CLUSTER_KEY, redisacl.host_user(name))
+            self.stderr.write("Note: Redis must know this host's user: make its ACL file anew (`manage.py redis_acl`), then ACL LOAD.")
+        self.stdout.write(f"AUTOTRAINER_REDIS_URL={redis_url}")
         self.stdout.write(f"AUTOTRAINER_HOST={name}")
         self.stdout.write(f"AUTOTRAINER_HOST_KEY={keys.host_key_hex(ours, name)}")
 

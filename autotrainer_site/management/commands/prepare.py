@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError
 
 from autotrainer_site import clitoken, prepare
+from gpuworker.settings import BadSetting
 from jobs.web.onetime import make_link
 
 
@@ -33,4 +34,9 @@ class Command(BaseCommand):
         except DatabaseError as exc:
             where = "DATABASE_URL" if ours.database_url else ours.home
             sys.exit(f"The database ({where}) cannot be used: {exc}".strip())
+        try:
+            for warning in prepare.look_at_redis(ours):
+                self.stderr.write(warning)
+        except BadSetting as exc:
+            sys.exit(str(exc))
         self.stdout.write(json.dumps({"link": link, "flower_password": prepare.flower_password(ours)}))
