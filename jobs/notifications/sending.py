@@ -170,15 +170,15 @@ def _folded(row: Notification, now: datetime) -> QuerySet[Notification]:
 def message_id_of(row: Notification) -> str:
     """The same however often it is sent."""
     what = hashlib.sha256(f"{row.channel}\n{row.recipient}".encode()).hexdigest()[:16]
-    return f"<{row.job.uid}.{row.event_id}.{what}@{_domain()}>"
+    return f"<{row.job.uid}.{row.event_id}.{what}@{domain()}>"
 
 
 def thread_id_of(job: Job) -> str:
     """All letters about a job are one thread."""
-    return f"<{job.uid}@{_domain()}>"
+    return f"<{job.uid}@{domain()}>"
 
 
-def _domain() -> str:
+def domain() -> str:
     name = urlsplit(settings.AUTOTRAINER.url).hostname or "localhost"
     return name if "." in name else f"{name}.autotrainer.invalid"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.management import call_command
 from django.db import connections, transaction
 from django.test import Client
 from django.utils import timezone
@@ -507,3 +508,66 @@ def test_operator_sends_a_dead_letter_again_and_nobody_else_does(box: Mailbox, e
 def client_path(client: Client, path: str) -> str:
     """The address of the button, from the page."""
     return next(part for part in client.get(f"{path}change/").content.decode().split('"') if "/again" in part)
+
+
+# --- a test -------------------------------------------------------------------------------------------------------------
+
+
+def test_mailtest_sends_a_letter_and_says_who_took_it(box: Mailbox, capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("mailtest", "x@example.org")
+    assert capsys.readouterr().out == f"127.0.0.1:{box.port} took the mail to x@example.org.\n"
+    (mail,) = box.to("x@example.org")
+    assert mail["Subject"] == "[AutoTrainer] A test: AutoTrainer can send you mail"
+    assert "https://gpus.example.org" in body(mail)
+    assert "https://gpus.example.org" in body(mail, "html")
+
+
+def test_mailtest_by_eminder_says_that_it_was_only_accepted(service: Eminder, capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("mailtest", "x@example.org")
+    assert "accepted the mail to x@example.org. Whether it arrives" in capsys.readouterr().out
+    assert service.accepted[0].fields["receiver_email"] == "x@example.org"
+
+
+@pytest.mark.parametrize("address", ["ada", "", "a@example.org\nBcc: b@example.org", "ada@", "x" * 300 + "@example.org"])
+def test_mailtest_to_what_is_no_address_sends_nothing(box: Mailbox, address: str) -> None:
+    with pytest.raises(SystemExit, match="is not a mail address"):
+        call_command("mailtest", address)
+    assert box.mails == []
+
+
+def test_mailtest_says_what_the_server_answered(box: Mailbox) -> None:
+    box.faults.append("550 go away")
+    with pytest.raises(SystemExit, match=r"Not sent\. 127.0.0.1:\d+ did not take the mail: 550 go away"):
+        call_command("mailtest", "x@example.org")
+
+
+def test_mailtest_names_the_settings_where_no_mail_is_set_up(settings: Any) -> None:
+    settings.AUTOTRAINER = replace(settings.AUTOTRAINER, email_url="", eminder_url="")
+    with pytest.raises(SystemExit, match="set EMAIL_URL or AUTOTRAINER_EMINDER_URL"):
+        call_command("mailtest", "x@example.org")
+
+
+def pressed(user: User, address: str) -> list[str]:
+    """What the admin says after its button for a test."""
+    client = Client()
+    client.force_login(user)
+    page = client.get("/admin/jobs/notification/").content.decode()
+    path = next(part for part in page.split('"') if part.endswith("/try/"))
+    answer = client.post(path, {"_form_submitted": "True", "address": address}, follow=True)
+    return [str(message) for message in answer.context["messages"]]
+
+
+def test_operator_sends_a_test_to_an_address_or_to_his_own(transactional_db: None, box: Mailbox) -> None:
+    olga = User.objects.create_user("olga", email="olga@example.org", role=Role.OPERATOR)
+    assert pressed(olga, "") == [f"127.0.0.1:{box.port} took the mail to olga@example.org."]
+    assert pressed(olga, "x@example.org") == [f"127.0.0.1:{box.port} took the mail to x@example.org."]
+    assert pressed(olga, "nobody")[0].startswith("Not sent. 'nobody' is not a mail address")
+    assert pressed(person("otto", Role.OPERATOR), "") == ["Your account has no mail address: type one."]
+    assert [mail["To"] for mail in box.mails] == ["olga@example.org", "x@example.org"]
+
+
+def test_test_button_is_for_operators(transactional_db: None, box: Mailbox) -> None:
+    client = Client()
+    client.force_login(person("bob"))
+    client.post("/admin/jobs/notification/try/", {"_form_submitted": "True", "address": "x@example.org"})
+    assert box.mails == []

@@ -38,8 +38,9 @@ def send(letter: Letter, recipient: str, *, message_id: str, thread_id: str) -> 
         "template_data_str": json.dumps(_data(template, letter)),
         "custom_subject": " ".join(letter.subject.split()),
     }
+    fields: list[tuple[str, Any]] = [(name, (None, value)) for name, value in form.items()]  # multipart also without a file
     files = [("attachments", (_plain(one, number), one.data, one.content_type)) for number, one in enumerate(letter.attachments, 1)]
-    answer = _asked("POST", "/api/send-now", data=form, files=files or None)
+    answer = _asked("POST", "/api/send-now", files=[*fields, *files])
     told = _json(answer)
     if not isinstance(told, dict) or told.get("status") != "success":
         raise NotSent(f"{address()} answered something that EMinder does not: {answer.text[:200]!r}")
