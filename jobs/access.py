@@ -5,6 +5,7 @@ Whoever is signed in sees the whole queue; what a job runs, and what it prints, 
 
 from __future__ import annotations
 
+import threading
 import time
 
 from django.conf import settings
@@ -12,6 +13,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.core.cache import cache
 from django.db.models import QuerySet
 
+from jobs import hostlink
 from jobs.models import Job, User
 from jobs.states import Role, WaitReason
 
@@ -67,12 +69,18 @@ def visible_jobs(user: User | AnonymousUser) -> QuerySet[Job]:
 def login_wait_s(address: str, username: str) -> float:
     """0 where this address may try this user name now (the try is counted), else the seconds until it may.
 
-    Counted in this process only: the web server is one process.
+    Counted in this process, and in Redis for all of several web processes; while Redis is away in this process alone.
     """
-    key = f"login-tries {address} {username.casefold()[:150]}".encode("unicode_escape").hex()[:240]
-    now = time.time()
-    tries = [at for at in cache.get(key, []) if at > now - 60]
-    if len(tries) >= LOGINS_PER_MINUTE:
-        return float(max(1.0, tries[0] + 60 - now))
-    cache.set(key, [*tries, now], 60)
-    return 0.0
+    name = f"login-tries {address} {username.casefold()[:150]}"
+    key, now = name.encode("unicode_escape").hex()[:240], time.time()
+    with _counting:
+        tries = [at for at in cache.get(key, []) if at > now - 60]
+        if len(tries) >= LOGINS_PER_MINUTE:
+            return float(max(1.0, tries[0] + 60 - now))
+        cache.set(key, [*tries, now], 60)
+    number, left_s = hostlink.count(name, for_s=60)
+    return float(max(1, left_s)) if number > LOGINS_PER_MINUTE else 0.0
+
+
+_counting = threading.Lock()
+"""Requests run in threads of their own: without it many at once would each see none of the others."""

@@ -6,6 +6,7 @@ Everything here is best effort: a message is a hint, the row is the job, and the
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import math
 import secrets
@@ -157,6 +158,27 @@ def answers() -> bool:
 def _live(url: str) -> redis.Redis:
     """For what changes all the time and is asked again: no reason to wait for an old answer."""
     return redis.Redis.from_url(url, socket_timeout=LIVE_TIMEOUT_S, socket_connect_timeout=2, health_check_interval=10)
+
+
+def count(what: str, *, for_s: int) -> tuple[int, int]:
+    """How often this was counted in the `for_s` seconds since its first time, over all web processes, and the seconds left.
+
+    (0, 0) where Redis does not answer at once.
+    """
+    door = _door(settings.REDIS_URL)
+    if door.is_shut:
+        return 0, 0
+    key = f"{protocol.KEY_PREFIX}count:{hashlib.sha256(what.encode(errors='replace')).hexdigest()}"
+    try:
+        with _bell(settings.REDIS_URL).pipeline() as pipe:
+            pipe.set(key, 0, ex=for_s, nx=True)
+            pipe.incr(key)
+            pipe.ttl(key)
+            _, number, left_s = pipe.execute()
+    except (redis.RedisError, OSError):
+        door.shut()
+        return 0, 0
+    return number, left_s
 
 
 def offer(job: Job, spec: Spec, host: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib.auth import authenticate
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiResponse, extend_schema
 from knox.models import AuthToken
 from rest_framework.exceptions import AuthenticationFailed, Throttled, ValidationError
 from rest_framework.permissions import AllowAny
@@ -20,6 +20,12 @@ from jobs.api.representation import moment
 from jobs.models import User
 from jobs.models.audit import About, Act
 
+_ANSWERS = {
+    200: schemas.TokenBody,
+    401: OpenApiResponse(schemas.ErrorBody, "The user name or the password is wrong."),
+    429: OpenApiResponse(schemas.ErrorBody, f"More than {access.LOGINS_PER_MINUTE} tries a minute of an address for a user: Retry-After."),
+}
+
 
 class LoginView(ApiView):
     """A user name and a password for a token."""
@@ -27,7 +33,7 @@ class LoginView(ApiView):
     authentication_classes = []
     permission_classes = [AllowAny]
 
-    @extend_schema(operation_id="auth_login", request=schemas.LoginBody, responses={200: schemas.TokenBody})
+    @extend_schema(operation_id="auth_login", request=schemas.LoginBody, responses=_ANSWERS)
     def post(self, request: Request) -> Response:
         body = body_of(request)
         no_fields(body, "username", "password")

@@ -204,9 +204,16 @@ def test_login_is_throttled_by_address_and_user(eve: User) -> None:
     person("ann")
     codes = [login("eve", "wrong").status_code for _ in range(6)]
     assert codes == [401] * 5 + [429]
-    assert login("Eve", "right-0815").status_code == 429
+    refused = login("Eve", "right-0815")
+    assert refused.status_code == 429
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
     assert login("ann", "wrong").status_code == 401
     assert AuthToken.objects.count() == 0
+
+
+def test_calls_with_a_token_are_not_throttled(eve: User) -> None:
+    api = Rest(eve)
+    assert {api("GET", "auth/me/").status_code for _ in range(150)} == {200}
 
 
 def test_a_token_is_refused_when_it_has_expired(eve: User) -> None:

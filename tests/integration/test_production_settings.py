@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +94,36 @@ def test_tries_to_sign_in_are_not_forgotten_for_many_others() -> None:
         access.login_wait_s("192.0.2.1", f"made-up-{number}")
     assert tries == [0.0] * access.LOGINS_PER_MINUTE
     assert access.login_wait_s("192.0.2.1", "eve") > 0
+    cache.clear()
+
+
+def test_tries_to_sign_in_at_once_are_counted_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.clear()
+    monkeypatch.setattr(access, "LOGINS_PER_MINUTE", 1)
+    meeting = threading.Barrier(2)
+
+    def look_and_meet(*asked: Any) -> Any:
+        seen = cache.get(*asked)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(0.5)  # until the other has looked too, if it can
+        return seen
+
+    monkeypatch.setattr(access, "cache", SimpleNamespace(get=look_and_meet, set=cache.set))
+    with ThreadPoolExecutor(2) as pool:
+        waits = list(pool.map(lambda _: access.login_wait_s("192.0.2.1", "eve"), range(2)))
+    assert waits.count(0.0) == 1
+    cache.clear()
+
+
+def test_tries_to_sign_in_are_counted_over_several_web_processes(broker: str) -> None:
+    waits = []
+    for _ in range(8):
+        cache.clear()  # as another process sees it
+        waits.append(access.login_wait_s("192.0.2.1", "eve"))
+    assert waits[:5] == [0.0] * 5
+    assert all(1 <= wait <= 60 for wait in waits[5:])
+    cache.clear()
+    assert access.login_wait_s("192.0.2.2", "eve") == 0.0
     cache.clear()
 
 
