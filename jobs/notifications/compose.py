@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.template.loader import render_to_string
 from django.utils import timezone
+from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -18,7 +19,7 @@ from jobs.models import Attempt, Job, JobEvent
 from jobs.notifications import ownmail
 from jobs.notifications.excerpt import Excerpt, excerpt, packed
 from jobs.notifications.letter import Attachment, Letter
-from jobs.notifications.occasions import Occasion
+from jobs.notifications.occasions import FAILURES, Occasion
 from jobs.notifications.ownmail import OwnMail
 from jobs.web.verdict import verdict
 from jobs.web.words import duration, gib, place
@@ -27,6 +28,7 @@ MOST_PICTURES = 5
 LONGEST_NAME = 120
 DIGEST_ROWS = 50
 STACK_LINES = 80
+MONO = mark_safe("ui-monospace,Menlo,Consolas,'DejaVu Sans Mono','Noto Sans Mono CJK SC',monospace")
 ATTACHED_TYPES = {
     ".csv": "text/csv",
     ".gif": "image/gif",
@@ -58,7 +60,8 @@ def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Let
         "title": f"#{job.pk} {one_line(job.name)}",
         "sentence": sentence,
         "advice": advice,
-        "tone": "good" if occasion is Occasion.COMPLETED else "bad",
+        "name": one_line(job.name),
+        **_look(occasion),
         "facts": _facts(job, attempt),
         "excerpt": shown,
         "highlight": [] if occasion is Occasion.QUIET else _highlight(shown),
@@ -101,7 +104,15 @@ def digest(failed: Sequence[tuple[Occasion, Job, Attempt | None]], *, ended: int
     count = len(failed)
     said = ngettext("%(count)d of %(ended)d job failed", "%(count)d of %(ended)d jobs failed", ended) % {"count": count, "ended": ended}
     title = f"{said}: {one_line(most)}"
-    context = {"title": title, "rows": rows, "more": count - len(rows), "url": settings.AUTOTRAINER.url.rstrip("/") + "/jobs/"}
+    context = {
+        "title": title,
+        "said": said,
+        "most": one_line(most),
+        "rows": rows,
+        "more": count - len(rows),
+        "url": settings.AUTOTRAINER.url.rstrip("/") + "/jobs/",
+        "mono": MONO,
+    }
     text = render_to_string("jobs/mail/digest.txt", context)
     return Letter(
         subject=f"[AutoTrainer] {title}"[:200], text=text, html=render_to_string("jobs/mail/digest.html", context), markdown=fenced(text)
@@ -176,6 +187,13 @@ def _highlight(shown: Excerpt) -> tuple[str, ...]:
     if shown.traceback:
         return tuple(line[:400] for line in shown.traceback.lines[-30:])
     return (shown.oom,) if shown.oom else ()
+
+
+def _look(occasion: Occasion) -> dict[str, Any]:
+    """The colours of the site: good, bad, or neither, where a job goes on or somebody ended it."""
+    tone = "good" if occasion is Occasion.COMPLETED else "bad" if occasion in FAILURES else "odd"
+    line, ground = {"good": ("#0f7040", "#e4f5ec"), "bad": ("#c11f2d", "#fdeaeb"), "odd": ("#8f5000", "#fcf0dd")}[tone]
+    return {"tone": tone, "colours": {"line": line, "ground": ground}, "mono": MONO}
 
 
 def _stack(attempt: Attempt) -> list[str]:
