@@ -109,6 +109,8 @@ class Recovery:
         if attempt is None or self._parts.roster.get(key):
             return
         if ended := attempt.record("ended.json"):
+            if not self._parts.relay.has(key):
+                self._runner.relay_ended(attempt)  # Of its log they may have forgotten something too: the first chunk asks.
             self._parts.reporter.send(Ended.read(ended))
         elif attempt.state() is AttemptState.REFUSED:
             self._report_refusal(attempt)

@@ -253,7 +253,13 @@ def end_stopped(job_id: int) -> bool:
 
 def hold_for_orphan(job_id: int, host: str) -> bool:
     """Keep a queued job from a second start while a host runs an attempt of it that the database does not know."""
-    why = f"{host} runs an attempt of it that the database does not know (manage.py orphans lists it). Release it once that is over."
+    return hold_because(
+        job_id, f"{host} runs an attempt of it that the database does not know (manage.py orphans lists it). Release it once that is over."
+    )
+
+
+def hold_because(job_id: int, why: str) -> bool:
+    """Keep a queued job from starting until a person has looked; False if it is not queued."""
     message = f"Held: {why}"
     return _move(
         job_id, {JobState.QUEUED}, JobState.HELD, "held", message, wait_code=WaitReason.HELD, wait_message=message, not_before=None
