@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from gpuworker import disks, groups, identity, protocol, redischeck
+from gpuworker import contacts, disks, groups, identity, protocol, redischeck
 from gpuworker.answering import Answering
 from gpuworker.attempts import attempts_folder
 from gpuworker.canary import Ear, start_over
@@ -207,7 +207,12 @@ class Agent:
         if self._stopped.is_set() and not leaving:
             return  # A late one would take the goodbye back.
         beat = protocol.seal(Kind.BEAT, self.link.host, dataclasses.replace(self.beat(), leaving=leaving).body(), self.link.key)
+        asked_s = contacts.now_s()
         self.link.client.set(protocol.beat_key(self.link.host), beat, ex=protocol.BEAT_LIFETIME_S)
+        try:
+            contacts.note(contacts.path_of(self.settings), asked_s)
+        except OSError as exc:
+            log.error("The contact with Redis cannot be noted: %s", exc, extra={"action": "contact"})
 
     def beat(self) -> Beat:
         snapshot, room = self._inventory.snapshot(), disks.room(self.settings.host_home)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuworker import failpoints, ownmail, protocol, settings
+from gpuworker import contacts, failpoints, ownmail, protocol, settings
 from gpuworker.attempts import AttemptDir, AttemptState, TakenDevice, attempts_folder, make_private, valid_key
 from gpuworker.hotswap import ways
 from gpuworker.hotswap.orders import ContentMissing, HotSwap
@@ -185,6 +185,7 @@ class Launcher:
             "mark": key,
             "cgroup": self.group_parent,
             "stuck_after_s": self._stuck_after_s,
+            "contact": contacts.order(spec, self._settings),
             **self._hotswap.order(spec),
         }
 

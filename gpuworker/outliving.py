@@ -6,11 +6,12 @@ Only here does the agent's side signal processes of a job, and only once their s
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpuworker import identity, logcap
-from gpuworker.shim import processes
+from gpuworker.shim import contact, processes
 
 if TYPE_CHECKING:
     from gpuworker.attempts import AttemptDir
@@ -32,7 +33,10 @@ def await_empty(one: Supervised, pause: Callable[[float], None], tell_stuck: Cal
     while ending.anybody():
         logcap.look_once(one.attempt.path, one.spec.log_limit_bytes)  # Its shim did this.
         late = late or (not ending.begun and _over(one))
-        if one.stop_grace_s is not None:
+        left_s = contact.left_s(launch["contact"]) if launch.get("contact") else math.inf
+        if left_s <= one.spec.kill_grace_s:
+            ending.begin(max(0.0, left_s))
+        elif one.stop_grace_s is not None:
             ending.begin(one.stop_grace_s)
         elif late or not _leader_lives(one.attempt):
             ending.begin(one.spec.kill_grace_s)

@@ -249,6 +249,9 @@ class Spec(Message):
     """Others that share may be on its devices too, as far as the memory goes."""
     gpu_memory_mib: int = 0
     """What it may count on, of each device."""
+    gone_after_s: float | None = None
+    """So long after its host's last contact nothing of it is there any more, by that host's own clock: then it may start
+    elsewhere. None: it goes on without any contact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,7 @@ class Settings:
     mail_from: str
     heartbeat_s: float
     host_lost_s: float
+    requeue_after_s: float
     kill_grace_s: float
     url: str
     time_zone: str
@@ -105,6 +106,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     _refuse_unknown(found)
     _refuse_unknown_failpoint(found)
     values = {key: _read(name, found) for key, name in _NAMES.items()}
+    if values["requeue_after_s"] <= values["kill_grace_s"]:
+        raise BadSetting(
+            "AUTOTRAINER_REQUEUE_AFTER_S must be more than AUTOTRAINER_KILL_GRACE_S: a training is asked to end before it is over."
+        )
     home = values["home"]
     if not found.get("AUTOTRAINER_URL"):
         values["url"] = f"http://localhost:{values['port']}"
@@ -352,6 +357,7 @@ TABLE: dict[str, tuple[str, str, _Parser]] = {
     "AUTOTRAINER_MAIL_FROM": ("mail_from", "", _text),
     "AUTOTRAINER_HEARTBEAT_S": ("heartbeat_s", "2", _seconds),
     "AUTOTRAINER_HOST_LOST_S": ("host_lost_s", "120", _seconds),
+    "AUTOTRAINER_REQUEUE_AFTER_S": ("requeue_after_s", "300", _seconds),
     "AUTOTRAINER_KILL_GRACE_S": ("kill_grace_s", "10", _seconds),
     "AUTOTRAINER_URL": ("url", "http://localhost:8000", _web_url),
     "AUTOTRAINER_TIME_ZONE": ("time_zone", "", _zone),

@@ -23,7 +23,7 @@ from jobs.models.audit import About, Act
 from jobs.notifications import outbox
 from jobs.scheduling.shortage import Shortage, shortage
 from jobs.settlement import moment
-from jobs.states import ACTIVE, WAITING, JobState, Line, WaitReason, may_follow
+from jobs.states import ACTIVE, WAITING, JobState, Line, OnHostLoss, WaitReason, may_follow
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,14 @@ def dispatch(job: Job, *, host: str, devices: list[dict[str, Any]], now: datetim
             return None
         offered = Dispatch.objects.create(job=job, attempt_number=job.next_attempt, host=host, created_at=now)
         return Attempt.objects.create(
-            job=job, number=job.next_attempt, fence=offered.pk, host=host, devices=devices, offer_expires_at=expires_at, created_at=now
+            job=job,
+            number=job.next_attempt,
+            fence=offered.pk,
+            host=host,
+            devices=devices,
+            offer_expires_at=expires_at,
+            gone_after_s=settings.AUTOTRAINER.requeue_after_s if job.on_host_loss == OnHostLoss.REQUEUE else None,
+            created_at=now,
         )
 
 
@@ -219,6 +226,7 @@ def spec_of(job: Job, attempt: Attempt) -> protocol.Spec:
         swaps=tuple(protocol.Swap(**swap) for swap in job.swaps),
         shared=job.shared,
         gpu_memory_mib=job.gpu_memory_mib,
+        gone_after_s=attempt.gone_after_s,
     )
 
 

@@ -22,6 +22,7 @@ from jobs import drains, hostlink, lifecycle, orphans
 from jobs.capacity import LEFTOVER_AFTER_S, stale_after_s
 from jobs.hostlink import Heard
 from jobs.models import Attempt, Dispatch, Host, Job
+from jobs.silence import Silences
 from jobs.states import TERMINAL, WAITING, JobState
 from jobs.strangers import Strangers
 
@@ -35,6 +36,8 @@ WITHDRAW_AFTER = timedelta(seconds=60)
 """Beyond the expiry of the last offer, since clocks differ."""
 MISSING_S = 30.0
 """A started attempt must be missing on its host for this long before it counts as ended."""
+GONE_MARGIN_S = 60.0
+"""Beyond the moment at which a silent host has ended an attempt by its own clock, before the job starts elsewhere."""
 OLD_NEWS_S = 10.0
 """What was seen longer ago is no reason to write anything."""
 
@@ -54,17 +57,22 @@ class Reconciler:
         self._seen_at = clock()
         self._probe = drains.Probe()
         self._strangers = Strangers()
+        self._silences = Silences(clock)
 
     def round(self, now: datetime) -> None:
         """One comparison. Raises redis.RedisError; OldNews or Deposed where it must not write any more."""
         self._seen_at = self._clock()
-        heard = hostlink.heard(Host.objects.values_list("name", flat=True))
+        names = list(Host.objects.values_list("name", flat=True))
+        heard = hostlink.heard(names)
+        self._silences.look(names, heard)
         fresh = {name: h for name, h in heard.items() if h.age_s <= stale_after_s()}
         since = hostlink.unbroken_since()
         attempts = list(Attempt.objects.filter(outcome="").select_related("job"))
         for attempt in attempts:
             host = fresh.get(attempt.host)
-            if attempt.started_at is not None and host:
+            if not host and self._is_gone(attempt, heard.get(attempt.host), now, since):
+                self._end_gone(attempt, now)
+            elif attempt.started_at is not None and host:
                 self._see_to_missing(attempt, host, now)
             elif attempt.started_at is None and host:
                 self._see_to_offer(attempt, host, now)
@@ -103,6 +111,32 @@ class Reconciler:
             return
         with self._writing():
             _end_missing(attempt, rebooted=rebooted, now=now)
+
+    # --- hosts that have ended an attempt by their own clock ------------------------------------------------------------
+
+    def _is_gone(self, attempt: Attempt, heard: Heard | None, now: datetime, since: datetime) -> bool:
+        """Whether a silent host has, by what was agreed at the dispatch, nothing of this attempt any more.
+
+        Both clocks must say so: ours and that of Redis. And it must be the Redis that the host speaks to: one that was restarted,
+        emptied or put in another's place since the last contact proves nothing, and an operator has to say `lost`.
+        """
+        if attempt.gone_after_s is None:
+            return False
+        wait_s = attempt.gone_after_s + GONE_MARGIN_S
+        last = now - timedelta(seconds=heard.age_s) if heard else attempt.created_at
+        return (
+            self._silences.seconds(attempt.host) >= wait_s
+            and now - last >= timedelta(seconds=wait_s)
+            and since <= last
+            and (attempt.started_at is not None or now >= attempt.offer_expires_at + WITHDRAW_AFTER)
+            and not hostlink.waiting_reports(attempt.host)
+        )
+
+    def _end_gone(self, attempt: Attempt, now: datetime) -> None:
+        silent_s = self._silences.seconds(attempt.host)
+        message = f"{attempt.host} has not been heard for {silent_s:.0f} s, and has ended it meanwhile by its own clock"
+        with self._writing():
+            lifecycle.ended(drains.end_of(attempt, EndReason.HOST_LOST, message, now.timestamp()), host=attempt.host)
 
     def _forget(self, open_fences: set[int]) -> None:
         self._missing = {fence: since for fence, since in self._missing.items() if fence in open_fences}

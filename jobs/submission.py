@@ -30,13 +30,6 @@ def _list(of: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": of}
 
 
-_HOW_LOSS = fields.one_of(*OnHostLoss)
-
-
-def _on_host_loss(value: Any) -> str:
-    return str(fields.not_yet(str(OnHostLoss.WAIT), "move jobs away from a silent host")(_HOW_LOSS(value)))
-
-
 FIELDS: dict[str, Field] = {
     "name": Field(fields.name, {"type": "string", "maxLength": 200}, "Without one, the beginning of the command."),
     "command": Field(fields.command, {"type": "string", "maxLength": fields.LONGEST_COMMAND}, "Given to the shell as it stands."),
@@ -73,7 +66,11 @@ FIELDS: dict[str, Field] = {
         "Files it leaves, such as result_*.png, relative to the working directory: shown and mailed.",
     ),
     "notify": Field(fields.mail_addresses, _list({"type": "string"}), "Mail addresses that are told how it ended."),
-    "on_host_loss": Field(_on_host_loss, {"type": "string", "enum": ["wait"], "default": "wait"}, "requeue: not in this version."),
+    "on_host_loss": Field(
+        fields.one_of(*OnHostLoss),
+        {"type": "string", "enum": [str(each) for each in OnHostLoss], "default": "wait"},
+        "requeue: its host ends it AUTOTRAINER_REQUEUE_AFTER_S after the last contact, and it starts elsewhere; wait: it goes on there.",
+    ),
     "environment": Field(
         fields.optional_directory(settings.BASE_DIR), {"type": "string"}, "A venv or conda prefix on the host; its bin comes first."
     ),

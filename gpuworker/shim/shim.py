@@ -18,7 +18,7 @@ from typing import Any
 
 from gpuworker.failpoints import hit
 from gpuworker.logcap import LogCap
-from gpuworker.shim import cgroup, hostmemory, locks, processes, records
+from gpuworker.shim import cgroup, contact, hostmemory, locks, processes, records
 from gpuworker.shim.command import Command, NotPrepared
 from gpuworker.shim.door import Door
 from gpuworker.shim.ending import STUCK_AFTER_S, Ending
@@ -30,6 +30,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 _RECORD_AGAIN_S = 1.0
 _LOOK_AGAIN_S = 0.2
+_WHY = {"host_lost": "Stopped by its host, which had no contact for so long that the job starts elsewhere."}
 _STOP_REASONS = ("cancelled", "timed_out", "host_lost")
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2)
 """What is sent to a whole service, or by mistake, must not cost a training its exit code."""
@@ -148,6 +149,7 @@ class Shim:
             if not self._stop_reason:
                 self._record_start()
                 self._requests(self._door.pump(0))
+                self._keep_contact()
         except BaseException:
             command.forget()
             raise
@@ -215,7 +217,7 @@ class Shim:
 
     def _advance(self) -> float:
         """Do what is due; seconds until something else is."""
-        due: list[float] = [self._log_cap.advance()]
+        due: list[float] = [self._log_cap.advance(), self._keep_contact()]
         if self._exit is not None and not self._exit_recorded:
             self._record_exit()
             due.append(0.0 if self._exit_recorded else _RECORD_AGAIN_S)
@@ -229,6 +231,13 @@ class Shim:
             due.append(min(self._ending.advance(), _LOOK_AGAIN_S if self._childless else math.inf))
             self._tell_stuck()
         return min(due)
+
+    def _keep_contact(self) -> float:
+        """End it in time where the host has no contact: its job may start elsewhere. Seconds until the next look."""
+        left_s = contact.left_s(self._launch["contact"]) if self._launch.get("contact") else math.inf
+        if left_s <= self._launch.get("kill_grace_s", 0.0) and self._door.phase != "refused":
+            self._stop("host_lost", max(0.0, left_s))
+        return 1.0 if left_s < math.inf else math.inf  # While the machine sleeps no timer runs: so long it may live after that.
 
     def _tell_stuck(self) -> None:
         """Its devices stay taken: whoever hears this keeps the next job from them."""
@@ -272,7 +281,7 @@ class Shim:
     def _leader_ended(self, code: int) -> None:
         how = {"exit_code": code} if code >= 0 else {"signal": -code}
         late = self._stop_reason == "timed_out"
-        message = f"Stopped at its time limit of {self._launch['time_limit_s']:g} s." if late else ""
+        message = f"Stopped at its time limit of {self._launch['time_limit_s']:g} s." if late else _WHY.get(self._stop_reason, "")
         self._end(self._stop_reason or "exited", message=message, memory_kills=self._memory_kills(), **how)
 
     def _memory_kills(self) -> dict[str, int | None]:

@@ -120,6 +120,8 @@ class Attempt(models.Model):
     start_ticks = models.BigIntegerField(null=True, blank=True)
     offer_expires_at = models.DateTimeField()
     """The spec of the last offer cannot start anything after this."""
+    gone_after_s = models.FloatField(null=True, blank=True)
+    """Its host has ended it this long after its last contact, whatever becomes of the host; null: it goes on without any."""
     created_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)

@@ -74,15 +74,17 @@ def read_history(path: Path) -> list[Run]:
     return list(runs.values())
 
 
-def judge(runs: Sequence[Run], jobs: Collection[Job], *, accepted: Iterable[int], shims_killed: int = 0) -> list[str]:
-    """Everything that is wrong, as sentences. `accepted`: the jobs that were promised to somebody."""
+def judge(
+    runs: Sequence[Run], jobs: Collection[Job], *, accepted: Iterable[int], shims_killed: int = 0, hosts_lost: Collection[int] = ()
+) -> list[str]:
+    """Everything that is wrong, as sentences. `accepted`: the jobs that were promised to somebody; `hosts_lost`: those whose host was."""
     return [
         *_overlapping("device", {device: [run for run in runs if device in run.devices] for device in _devices(runs)}),
         *_overlapping("job", _grouped(runs)),
         *_started_twice(runs),
         *_lost(jobs, accepted),
         *_unknown(runs, jobs),
-        *(wrong for job in jobs for wrong in _misjudged(job, [run for run in runs if run.job == job.id])),
+        *(wrong for job in jobs for wrong in _misjudged(job, [run for run in runs if run.job == job.id], lost=job.id in hosts_lost)),
         *_exits_lost(jobs, shims_killed),
     ]
 
@@ -134,9 +136,11 @@ def _unknown(runs: Sequence[Run], jobs: Collection[Job]) -> Iterator[str]:
             yield f"{run} ran, and the database knows no such attempt"
 
 
-def _misjudged(job: Job, runs: Sequence[Run]) -> Iterator[str]:
+def _misjudged(job: Job, runs: Sequence[Run], *, lost: bool) -> Iterator[str]:
     by_number = {run.attempt: run for run in runs}
     for attempt in job.attempts:
+        if attempt.outcome == "host_lost" and lost:
+            continue  # That nothing of it was left when the next one began, is looked at for every job.
         yield from _misjudged_attempt(f"job {job.id} attempt {attempt.number}", attempt, by_number.get(attempt.number))
     blamed = [attempt for attempt in job.attempts if attempt.outcome in BLAMED]
     good = [attempt for attempt in job.attempts if attempt.outcome == "completed"]

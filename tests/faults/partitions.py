@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import http.client
 import http.cookiejar
+import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,15 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from starter import embedded_redis
+from tests.e2e.product import CHECKOUT, alive, command_line, environments, kill
 from tests.faults.namespaces import HUB, Cable, cable
 from tests.faults.nemesis import rest
 from tests.faults.network import Wire
-from tests.faults.stack import SECOND, SECOND_WEB, SERVICES, Stack
+from tests.faults.stack import HOST, KILLED, SECOND, SECOND_AGENT, SECOND_HOST, SECOND_WEB, SERVICES, Stack
 from tests.postgres import Postgres, private_postgres, programs
 from tests.waiting import wait_until
 
 CONVERGED_S = 60.0
 HOST_LOST_S = 1.5
+QUICK = {"AUTOTRAINER_HOST_LOST_S": str(HOST_LOST_S), "AUTOTRAINER_REQUEUE_AFTER_S": "3", "AUTOTRAINER_KILL_GRACE_S": "1"}
 LONG_AFTER_S = 3.0
 """A host that is cut off for longer than this must be shown as unreachable."""
 PAGE_S = 20.0
@@ -53,7 +57,7 @@ class Wired(Stack):
 
     def __init__(self, root: Path, postgres: Postgres, *, names: Sequence[str] = SERVICES, devices: str = "sim:4x8GiB") -> None:
         url = postgres.fresh()
-        super().__init__(root, devices=devices, names=names, environ={"DATABASE_URL": url, "AUTOTRAINER_HOST_LOST_S": str(HOST_LOST_S)})
+        super().__init__(root, devices=devices, names=names, environ={"DATABASE_URL": url} | QUICK)
         self.sockets = {"redis": embedded_redis.embedded_socket(self.home), "database": postgres.folder / ".s.PGSQL.5432"}
         self._database = url.rpartition("/")[2]
         self._browser: urllib.request.OpenerDirector | None = None
@@ -87,8 +91,38 @@ class Wired(Stack):
         self.revive()
         wait_until(lambda: self.answers() and self.host_state() == "up", 30, "they are back", every_s=0.1)
 
-    def host(self) -> dict[str, Any]:
-        return dict(self.api("GET", "hosts/")["results"][0])
+    def add_host(self) -> None:
+        """A second host, as `manage.py join` lets it in."""
+        words = [sys.executable, "manage.py", "join", SECOND_HOST]
+        env = self.environ | self.own["agent"]
+        told = subprocess.run(words, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
+        lines = dict(line.split("=", 1) for line in told.splitlines())
+        self.wires[SECOND_AGENT, "redis"] = wire = Wire(self.sockets["redis"])
+        self.own[SECOND_AGENT] = lines | {"AUTOTRAINER_REDIS_URL": f"redis://127.0.0.1:{wire.port}/0"}
+        self.names = (*self.names, SECOND_AGENT)
+        self.revive()
+        wait_until(lambda: self.host(SECOND_HOST)["state"] == "up", 30, "the second host is up", every_s=0.1)
+
+    def remove_host(self) -> None:
+        self.names = tuple(name for name in self.names if name != SECOND_AGENT)
+        self.stop_service(SECOND_AGENT)
+
+    def power_off(self) -> None:
+        """The first host is dead, with all that runs on it; what ran there cannot write that down any more."""
+        self.kill("agent")
+        shims = [json.loads(path.read_text())["pid"] for path in (self.settings.host_home / "attempts").glob("*/shim.json")]
+        ours = f"AUTOTRAINER_SIM_DIR={self.settings.host_home}/".encode()
+        trainings = [pid for pid, variables in environments() if any(v.startswith(ours) for v in variables)]
+        for pid in [pid for pid in shims if b"gpuworker.shim" in command_line(pid)] + trainings:
+            kill(pid)
+        with self.history.open("a") as file:
+            for run in self.runs():
+                if run.stopped is None and run.pid in trainings:
+                    wait_until(lambda pid=run.pid: not alive(pid), 10, "the training is dead")
+                    print("stop", run.job, run.attempt, run.pid, f"{time.monotonic():.6f}", KILLED, ",".join(run.devices) or "-", file=file)
+
+    def host(self, name: str = HOST) -> dict[str, Any]:
+        return next(dict(host) for host in self.api("GET", "hosts/")["results"] if host["name"] == name)
 
     def host_state(self) -> str:
         return str(self.host()["state"])

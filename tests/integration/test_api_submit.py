@@ -150,7 +150,6 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"notify": ["a@b.c\r\nBcc: d@e.f"]}, "notify", "is not a mail address"),
     ({"notify": "a@b.c"}, "notify", "list of mail addresses"),
     ({"notify": ["a@b.c"] * 21}, "notify", "At most 20"),
-    ({"on_host_loss": "requeue"}, "on_host_loss", "leave this field out"),
     ({"on_host_loss": "panic"}, "on_host_loss", "wait, requeue"),
 ]
 

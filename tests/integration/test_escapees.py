@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuworker import groups, identity
+from gpuworker import contacts, groups, identity
 from gpuworker.attempts import AttemptDir, AttemptState, ShimLives, attempts_folder
 from gpuworker.outliving import await_empty
 from gpuworker.protocol import EndReason
@@ -291,6 +291,20 @@ def test_agent_minds_the_time_limit_of_a_dead_shim(lab: Lab) -> None:
     pids = pids_in(lab.home / "own_session.pids", 2)
     kill(shim_pid(attempt))
     assert await_end(lab, attempt, time_limit_s=0.5)
+    assert living(pids) == []
+
+
+def test_agent_minds_the_contact_of_a_dead_shim(lab: Lab) -> None:
+    """The job may be started elsewhere: nothing of it may be left here by then, whoever has died."""
+    file = lab.settings.host_home / "contact"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    contacts.note(file, contacts.now_s())
+    attempt = launch(lab, "own_session", gone_after_s=600.0)
+    pids = pids_in(lab.home / "own_session.pids", 2)
+    kill(shim_pid(attempt))
+    order = attempt.record("launch.json") or {}
+    attempt.write("launch.json", order | {"contact": order["contact"] | {"gone_after_s": 0.5}}, durable=False)
+    assert not await_end(lab, attempt)
     assert living(pids) == []
 
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.utils import timezone
 
 from gpuworker import protocol
@@ -22,7 +23,7 @@ from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.leader import Deposed, Leadership
 from jobs.models import Attempt, Device, Dispatch, Host, Job, Leader, User
-from jobs.reconcile import MISSING_S, OLD_NEWS_S, OldNews, Reconciler
+from jobs.reconcile import GONE_MARGIN_S, MISSING_S, OLD_NEWS_S, OldNews, Reconciler
 from jobs.states import HostState, JobState, Outcome, WaitReason
 from tests.integration.fakehost import FakeHost
 
@@ -269,6 +270,75 @@ def test_host_is_not_lost_while_it_could_still_start_what_it_was_offered(submit:
     Attempt.objects.update(offer_expires_at=timezone.now())
     assert drains.declare_lost("gpu-a", ada) == 1
     assert state(job) is JobState.QUEUED
+
+
+# --- hosts that end a training by their own clock -----------------------------------------------------------------------
+
+
+GONE_S = settings.AUTOTRAINER.requeue_after_s + GONE_MARGIN_S
+
+
+def unbroken_for(host: FakeHost, seconds: float) -> None:
+    """As the leader notes it: for so long this Redis has lost nothing."""
+    since_ms = round((timezone.now().timestamp() - seconds) * 1000)
+    host.redis.set(protocol.since_key(), f"{host.redis.info('server')['run_id']} {since_ms}")
+
+
+def silent(reconciler: Reconciler, clock: Clock, host: FakeHost, *, ours_s: float, redis_s: float) -> None:
+    """A round after so long a silence, by our clock and by that of Redis."""
+    host.beat(age_s=redis_s)
+    reconciler.round(timezone.now())
+    clock.now += ours_s
+    reconciler.round(timezone.now())
+
+
+def test_requeued_job_travels_with_the_time_after_which_its_host_has_ended_it(submit: Submit, host: FakeHost) -> None:
+    assert offered(submit(on_host_loss="requeue"), host).gone_after_s == settings.AUTOTRAINER.requeue_after_s
+    assert offered(submit(), host).gone_after_s is None
+
+
+def test_row_running_on_a_silent_host_is_started_elsewhere_once_it_is_gone_there(
+    reconciler: Reconciler, clock: Clock, submit: Submit, host: FakeHost
+) -> None:
+    job = submit(on_host_loss="requeue")
+    _, attempt = running(job, host)
+    unbroken_for(host, 3 * GONE_S)
+    silent(reconciler, clock, host, ours_s=GONE_S + 1, redis_s=GONE_S + 1)
+    attempt.refresh_from_db()
+    assert (attempt.outcome, state(job)) == (Outcome.HOST_LOST, JobState.QUEUED)
+    assert (job.faults, job.retries_spent, job.next_attempt) == (1, 0, 2)
+    assert "gpu-a has not been heard for 361 s" in job.events.get(type="requeued").message
+
+
+@pytest.mark.parametrize(
+    ("asked", "ours_s", "redis_s", "unbroken_s"),
+    [
+        ("requeue", GONE_S - 1, 2 * GONE_S, 3 * GONE_S),
+        ("requeue", 2 * GONE_S, GONE_S - 1, 3 * GONE_S),
+        ("requeue", 2 * GONE_S, 2 * GONE_S, GONE_S),
+        ("wait", 2 * GONE_S, 2 * GONE_S, 3 * GONE_S),
+    ],
+    ids=["our clock says not yet", "Redis says not yet", "Redis was put in another's place meanwhile", "it waits"],
+)
+def test_row_running_on_a_silent_host_is_left_alone_while_it_may_live(
+    reconciler: Reconciler, clock: Clock, submit: Submit, host: FakeHost, asked: str, ours_s: float, redis_s: float, unbroken_s: float
+) -> None:
+    job = submit(on_host_loss=asked)
+    running(job, host)
+    unbroken_for(host, unbroken_s)
+    silent(reconciler, clock, host, ours_s=ours_s, redis_s=redis_s)
+    assert state(job) is JobState.RUNNING
+
+
+def test_leader_that_has_just_begun_waits_anew_for_a_silent_host(clock: Clock, submit: Submit, host: FakeHost) -> None:
+    job = submit(on_host_loss="requeue")
+    running(job, host)
+    unbroken_for(host, 3 * GONE_S)
+    host.beat(age_s=2 * GONE_S)
+    Reconciler(clock=clock).round(timezone.now())
+    clock.now += 10 * GONE_S
+    Reconciler(clock=clock).round(timezone.now())
+    assert state(job) is JobState.RUNNING
 
 
 # --- devices that are not well ------------------------------------------------------------------------------------------

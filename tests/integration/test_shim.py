@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import shutil
 import signal
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from gpuworker import contacts
 from gpuworker.attempts import AttemptState
 from gpuworker.protocol import EndReason
-from gpuworker.shim import locks, processes
+from gpuworker.shim import contact, locks, processes
 from tests.integration.launching import (
     GPU_0,
     GPU_1,
@@ -146,6 +148,42 @@ def test_time_limit_ends_the_command(lab):
     assert "0.5 s" in record["message"]
     assert log == "up\n"
     assert 0.5 <= time.monotonic() - started < 5
+
+
+def test_training_without_contact_is_gone_in_time_and_one_with_contact_lives(lab):
+    """TERM a grace before its time, and KILL at it: by the clock that goes on while the machine sleeps."""
+    file = lab.settings.host_home / "contact"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    contacts.note(file, contacts.now_s())
+    command = "trap 'echo asked to end' TERM; while :; do sleep 0.05; done"
+    attempt = lab.launch(command, gone_after_s=3.0, kill_grace_s=1.0)
+    began = contacts.now_s()
+    wait_until(lambda: contacts.now_s() - began > 1.5, 10)
+    last = contacts.now_s()
+    contacts.note(file, last)
+    record = ended(attempt)
+    assert (record["reason"], record["signal"]) == ("host_lost", signal.SIGKILL)
+    assert 1.9 < contacts.now_s() - last < 6.0
+    assert "asked to end" in attempt.log_path.read_text()
+    assert "no contact" in record["message"]
+
+
+def test_training_that_may_start_elsewhere_never_starts_on_a_host_without_contact(lab):
+    file = lab.settings.host_home / "contact"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    contacts.note(file, contacts.now_s() - 60)
+    record, log = lab.run("echo ran", gone_after_s=30.0)
+    assert (record["reason"], record["started_at"], log) == ("host_lost", None, "")
+
+
+def test_contact_of_another_boot_or_torn_is_none(lab):
+    file = lab.home / "contact"
+    assert contact.read(str(file)) == -math.inf
+    contacts.note(file, 12.5)
+    assert contact.read(str(file)) == 12.5
+    for text in (b"another-boot 00000000000000000012.500\n", b"\xff\0 torn", b""):
+        file.write_bytes(text)
+        assert contact.read(str(file)) == -math.inf
 
 
 def test_command_that_ends_within_its_time_limit_is_not_touched(lab):

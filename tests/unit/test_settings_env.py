@@ -35,10 +35,15 @@ def test_every_field_has_a_setting_or_is_derived() -> None:
     assert fields == {name for name, _, _ in settings.TABLE.values()} | {"redis_embedded"}
 
 
+def test_time_to_be_gone_leaves_room_for_the_grace() -> None:
+    with pytest.raises(BadSetting, match="AUTOTRAINER_REQUEUE_AFTER_S must be more than AUTOTRAINER_KILL_GRACE_S"):
+        load({"AUTOTRAINER_REQUEUE_AFTER_S": "10"})
+
+
 def test_defaults_are_those_of_the_contract(checkout: Path) -> None:
     found = load({})
     assert (found.home, found.bind, found.port, found.flower_port) == (checkout / "var", "127.0.0.1", 8000, 5555)
-    assert (found.heartbeat_s, found.host_lost_s, found.kill_grace_s) == (2, 120, 10)
+    assert (found.heartbeat_s, found.host_lost_s, found.kill_grace_s, found.requeue_after_s) == (2, 120, 10, 300)
     assert (found.devices, found.admin_user, found.url) == ("auto", "admin", "http://localhost:8000")
     assert (found.log_limit_bytes, found.retention_days, found.open_lab) == (5 * 2**30, 90, False)
     assert found.idle_s == 3600
