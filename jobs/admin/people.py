@@ -61,7 +61,7 @@ class PeopleAdmin(Audited, WhateverIsSent, _UserAdmin, ModelAdmin):  # type: ign
     list_display = ("username", "role", "is_active", "is_superuser", "email", "last_login")
     list_filter = ("role", "is_active", "groups")
     list_fullwidth = True
-    filter_horizontal = ("groups",)
+    filter_horizontal = ()
     readonly_fields = ("last_login", "date_joined")
     add_fieldsets = ((None, {"fields": ("username", "role", "email", "password1", "password2")}),)
     actions = ("close", "reopen", "end_tokens")
@@ -102,6 +102,13 @@ class PeopleAdmin(Audited, WhateverIsSent, _UserAdmin, ModelAdmin):  # type: ign
         return obj is not None and obj != request.user and access.may_change_person(request.user, obj) and not obj.jobs.exists()
 
     # --- writing ---
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Django's own words would say that groups grant permissions."""
+        field = super().formfield_for_manytomany(db_field, request, **kwargs)
+        if field is not None:
+            field.help_text = _("For the table of GPU-hours; groups grant nothing.")
+        return field
 
     def stands(self, obj: User) -> str:
         words = [f"Now {obj.role}", "superuser" if obj.is_superuser else "", "" if obj.is_active else "closed"]
