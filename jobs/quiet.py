@@ -109,7 +109,7 @@ class Quiet:
             before = _long(max(60.0, seen.rhythm.longest_s))
             return f"It has printed nothing for {_long(seen.rhythm.silent_s)}; before, it never was silent for more than {before}."
         if heard and now >= seen.samples_at:
-            seen.samples_at = now + LOOK_AT_SAMPLES_EVERY
+            seen.samples_at = now + min(LOOK_AT_SAMPLES_EVERY, timedelta(seconds=settings.AUTOTRAINER.idle_s / 4))
             if idle(samples.series_of(attempt), len(attempt.devices), idle_s=settings.AUTOTRAINER.idle_s, now_s=now.timestamp()):
                 whose = "Its GPU has" if len(attempt.devices) == 1 else "Its GPUs have"
                 return f"{whose} shown 0 % for {_long(settings.AUTOTRAINER.idle_s)}."
@@ -191,7 +191,9 @@ def _keep(path: Path, text: str) -> None:
 
 
 def _long(seconds: float) -> str:
-    minutes = max(1, round(seconds / 60))
+    if seconds < 60:
+        return f"{seconds:.0f} seconds"
+    minutes = round(seconds / 60)
     hours, rest = divmod(minutes, 60)
     said = [f"{hours} hour{'s' * (hours > 1)}"] * (hours > 0) + [f"{rest} minute{'s' * (rest > 1)}"] * (rest > 0)
     return " and ".join(said)

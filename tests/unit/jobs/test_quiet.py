@@ -87,7 +87,14 @@ def test_who_hardly_ever_printed_has_no_rhythm() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(1, "1 minute"), (600, "10 minutes"), (3600, "1 hour"), (5400, "1 hour and 30 minutes"), (7260, "2 hours and 1 minute")],
+    [
+        (40, "40 seconds"),
+        (60, "1 minute"),
+        (600, "10 minutes"),
+        (3600, "1 hour"),
+        (5400, "1 hour and 30 minutes"),
+        (7260, "2 hours and 1 minute"),
+    ],
 )
 def test_durations_are_said_in_words(seconds: float, said: str) -> None:
     assert _long(seconds) == said
