@@ -70,7 +70,8 @@ class Wired(Stack):
 
     def addresses(self, host: str, redis_port: int, database_port: int) -> dict[str, str]:
         database = f"postgres://autotrainer@{host}:{database_port}/{self._database}"
-        return {"AUTOTRAINER_REDIS_URL": f"redis://{host}:{redis_port}/0", "DATABASE_URL": database}
+        open_ = {"AUTOTRAINER_REDIS_OPEN": "true"} if host == HUB else {}  # that network is a cable between two of our namespaces
+        return {"AUTOTRAINER_REDIS_URL": f"redis://{host}:{redis_port}/0", "DATABASE_URL": database} | open_
 
     def move_away(self, far: Cable, *services: str) -> None:
         """From now on these run at the far end of the cable."""

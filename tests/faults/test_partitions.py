@@ -16,9 +16,11 @@ def test_host_whose_cable_is_pulled_is_unreachable_and_comes_right(pair: Wired) 
     if not permitted():
         missing("the permission to make network namespaces")
     with cable() as far:
-        pair.move_away(far, "agent")
-        healed = partition(pair, "host from Redis", "blackhole", 3.0, wire=far)
-        pair.bring_back("agent")
+        try:
+            pair.move_away(far, "agent")
+            healed = partition(pair, "host from Redis", "blackhole", 3.0, wire=far)
+        finally:
+            pair.bring_back("agent")
     print(healed)
     assert healed.converged_s < CONVERGED_S
     assert healed.restarts == 0
