@@ -20,6 +20,7 @@ from jobs.models import Attempt, Job
 from jobs.scheduling import keeping
 from jobs.scheduling.placement import Placement, Planner
 from jobs.scheduling.request import Waiting
+from jobs.specs import spec_of
 from jobs.states import JobState, Line
 
 __all__ = ["Explanation", "place", "queue_positions", "run_pass"]
@@ -96,6 +97,6 @@ def _dispatch(plan: Sequence[Placement], now: datetime, writing: Writing, twice:
         failpoints.hit("scheduler.uncommitted")
     failpoints.hit("scheduler.committed")
     for job, attempt in offers:
-        hostlink.offer(job, lifecycle.spec_of(job, attempt), attempt.host)
+        hostlink.offer(job, spec_of(job, attempt), attempt.host)
     failpoints.hit("scheduler.offered")
     return len(offers)

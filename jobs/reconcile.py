@@ -23,6 +23,7 @@ from jobs.capacity import LEFTOVER_AFTER_S, stale_after_s
 from jobs.hostlink import Heard
 from jobs.models import Attempt, Dispatch, Host, Job
 from jobs.silence import Silences
+from jobs.specs import spec_of
 from jobs.states import TERMINAL, WAITING, JobState
 from jobs.strangers import Strangers
 
@@ -164,7 +165,7 @@ class Reconciler:
             renewed = lifecycle.renew_offer(attempt, now=now)
         if renewed:
             log.info("offered again to %s", attempt.host, extra={"action": "offered_again", "job_id": attempt.job_id})
-            hostlink.offer(attempt.job, lifecycle.spec_of(attempt.job, attempt), attempt.host)
+            hostlink.offer(attempt.job, spec_of(attempt.job, attempt), attempt.host)
 
     def _see_to_unheard_offer(self, attempt: Attempt, now: datetime, since: datetime) -> None:
         """Its host is silent and may have started it, so silence proves nothing. But nothing starts without a claim in Redis."""

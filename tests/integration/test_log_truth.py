@@ -22,6 +22,7 @@ from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.models import Host as HostRow
 from jobs.models import Job
+from jobs.specs import spec_of
 from jobs.states import JobState
 from tests.conftest import missing
 from tests.integration.host import CLUSTER_KEY, HOST, Host, running_host
@@ -48,7 +49,7 @@ class Plane:
         job = make_job(self.owner, command=command, working_dir=str(self.host.home), min_gpus=0, max_gpus=0)
         attempt = lifecycle.dispatch(job, host=HOST, devices=[], now=timezone.now())
         assert attempt
-        spec = replace(lifecycle.spec_of(job, attempt), **changes)
+        spec = replace(spec_of(job, attempt), **changes)
         self.host.offer(spec)
         return job, spec
 
