@@ -38,6 +38,6 @@ def test_documents_name_only_files_that_exist(page: Path) -> None:
 
 
 def test_documents_are_all_there() -> None:
-    pages = ("how-it-works", "reliability", "scheduling", "training-scripts")
+    pages = ("how-it-works", "reliability", "benchmarks", "scheduling", "training-scripts")
     wanted = ["README.md", "LICENSE", "CHANGELOG.md", *(f"docs/{page}.md" for page in pages)]
     assert [name for name in wanted if not (CHECKOUT / name).is_file()] == []
