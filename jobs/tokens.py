@@ -10,6 +10,7 @@ from django.utils import timezone
 from knox.models import AuthToken
 
 from jobs import audit
+from jobs.fields import unfit
 from jobs.models import PersonalToken, User
 from jobs.models.audit import About, Act
 
@@ -31,6 +32,8 @@ def make(user: User, *, name: str, scope: str, days: int) -> tuple[PersonalToken
     name = " ".join(name.split())
     if not name or len(name) > LONGEST_NAME:
         raise TokenRefused("name", f"Give it a name of at most {LONGEST_NAME} characters, so that you know it again.")
+    if why := unfit(name):
+        raise TokenRefused("name", why)
     if scope not in (PersonalToken.READ, PersonalToken.ALL):
         raise TokenRefused("scope", "Write read or all.")
     if not 1 <= days <= LONGEST_DAYS:

@@ -82,6 +82,8 @@ class WhateverIsSent:
     """Answers to what Django's own lists fail on."""
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
+        if any(fields.unfit(text) for name, given in request.GET.lists() for text in (name, *given)):
+            raise IncorrectLookupParameters  # PostgreSQL takes no NUL
         try:
             return super().get_changelist_instance(request)  # type: ignore[misc]
         except OverflowError as exc:  # a year

@@ -91,6 +91,8 @@ class ApiView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self._measure(request)
         super().initial(request, *args, **kwargs)
+        if any(isinstance(part, str) and unfit(part) for part in kwargs.values()):
+            raise Http404  # there is no such host, and PostgreSQL would fail on its name
 
     def _measure(self, request: Request) -> None:
         """Refuse a body that is too large before anything reads it, and one of unknown size: it would be taken for none."""

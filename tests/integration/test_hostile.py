@@ -367,6 +367,18 @@ def test_lone_surrogate_is_refused_with_its_field(ann: User) -> None:
         assert "lone surrogate" in errors(answer)[field]
 
 
+def test_nul_is_refused_before_a_database_that_takes_none_sees_it(anns: Job) -> None:
+    """PostgreSQL fails on it where SQLite does not."""
+    client = browser(person("olga", Role.ADMIN))
+    page = client.post("/account/tokens/", {"name": "a\0b", "scope": "all", "days": "3"})
+    assert (page.status_code, "NUL characters" in page.content.decode()) == (400, True)
+    api = Rest(person("otto", Role.OPERATOR))
+    for path in ("hosts/a%00b/drain/", "hosts/a%00b/rule/", "hosts/a%00b/heed/", "devices/a%00b/drain/", "devices/a%00b/keep/"):
+        assert api("POST", path, {"pid": 1} if "heed" in path else {}).status_code == 404
+    for query in ("state__exact=%00", "q=%00", "a%00=1"):
+        assert client.get(f"/admin/jobs/job/?{query}").url.endswith("?e=1")
+
+
 # --- whose door it is ---------------------------------------------------------------------------------------------------
 
 
