@@ -29,6 +29,8 @@ FRESH_BEATS = 2.5
 """So many heartbeats without a new one, and whoever sent them is gone."""
 LOOK_EVERY_S = 0.25
 SAY_AFTER_S = 15.0
+BAD_WELCOMES = 3
+"""So many answers, each to another hello, that cannot be opened: one or two may be somebody else's who writes into Redis."""
 WRONG_CLOCK_S = 60.0
 """As long as a command is good for: a host that is further off takes old ones for new, or new ones for old."""
 ODD_CLOCK_S = 5.0
@@ -117,7 +119,7 @@ class Joining:
         self._instance, self._agent_version = instance, agent_version
         self._hello = b""
         self._said_at = float("-inf")
-        self._began, self._warned = time.monotonic(), False
+        self._began, self._warned, self._bad = time.monotonic(), False, 0
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -145,12 +147,20 @@ class Joining:
         try:
             welcome = Welcome.read(protocol.unseal(Kind.WELCOME, self._link.host, text, self._link.keys))
         except (BadEnvelope, BadMessage) as exc:
-            self._on_refused(_why_not(exc, self._link.host))
-            return True
+            return self._cannot_open(exc)
         if welcome.to != protocol.fingerprint(self._hello):
             return False  # The answer to an earlier start of ours, said again by somebody.
         self._compare_clocks(welcome.at)
         return True
+
+    def _cannot_open(self, exc: Exception) -> bool:
+        self._bad += 1
+        if self._bad >= BAD_WELCOMES:
+            self._on_refused(_why_not(exc, self._link.host))
+            return True
+        log.warning("An answer to our hello was dropped: %s", exc, extra={"action": "welcome_dropped"})
+        self._said_at = float("-inf")  # Say it anew, at once: that throws this answer away.
+        return False
 
     def _say_hello(self) -> None:
         """What was answered before is thrown away: what lies there afterwards is the answer to this."""

@@ -11,7 +11,7 @@ import pytest
 
 from gpuworker import envelope, protocol
 from gpuworker.greeting import Welcome, hello_key, welcome_key
-from gpuworker.joining import Joining, take_name
+from gpuworker.joining import BAD_WELCOMES, Joining, take_name
 from gpuworker.link import Link, connect
 from gpuworker.protocol import Kind
 from gpuworker.settings import BadSetting
@@ -153,10 +153,12 @@ def test_agent_of_another_version_is_refused(link: Link, monkeypatch: pytest.Mon
     refusals = Refusals()
     one = joining(link, refusals)
     one.turn()
-    with monkeypatch.context() as newer:
-        newer.setattr(envelope, "PROTOCOL_VERSION", 2)
-        welcome.answer([HOST])
-    assert one.turn()
+    for _ in range(BAD_WELCOMES):
+        with monkeypatch.context() as newer:
+            newer.setattr(envelope, "PROTOCOL_VERSION", 2)
+            welcome.answer([HOST])
+        assert one.turn() is bool(refusals)
+        one.turn()
     assert "speaks another version" in refusals[0]
 
 
@@ -177,9 +179,26 @@ def test_welcome_of_another_host_opens_for_nobody(link: Link) -> None:
     one = joining(link, refusals)
     one.turn()
     body = Welcome(to="", at=time.time()).body()
-    link.client.set(welcome_key(HOST), protocol.seal(Kind.WELCOME, "gpu-z", body, OTHER_KEY))
-    assert one.turn()
+    for _ in range(BAD_WELCOMES):
+        assert refusals == []
+        link.client.set(welcome_key(HOST), protocol.seal(Kind.WELCOME, "gpu-z", body, OTHER_KEY))
+        one.turn()
+        one._say_hello()
     assert "is not the key" in refusals[0]
+
+
+def test_forged_welcome_keeps_no_agent_from_working(link: Link, caplog: pytest.LogCaptureFixture) -> None:
+    refusals = Refusals()
+    one = joining(link, refusals)
+    one.turn()
+    for forged in ("forged", "{}"):
+        link.client.set(welcome_key(HOST), forged)
+        assert not one.turn()
+    assert not one.turn()  # it has said hello anew, which threw that away
+    welcome.answer([HOST])
+    assert one.turn()
+    assert refusals == []
+    assert "An answer to our hello was dropped" in caplog.text
 
 
 def test_name_is_not_taken_while_another_beats(link: Link, redis_url: str, tmp_path: Path) -> None:
