@@ -230,13 +230,6 @@ def end_stopped(job_id: int) -> bool:
         return _end(job_id, {JobState.STOPPING}, JobState.CANCELLED, "Cancelled; nothing of it was left to end.")
 
 
-def hold_for_orphan(job_id: int, host: str) -> bool:
-    """Keep a queued job from a second start while a host runs an attempt of it that the database does not know."""
-    return hold_because(
-        job_id, f"{host} runs an attempt of it that the database does not know (manage.py orphans lists it). Release it once that is over."
-    )
-
-
 def hold_because(job_id: int, why: str) -> bool:
     """Keep a queued job from starting until a person has looked; False if it is not queued."""
     message = f"Held: {why}"

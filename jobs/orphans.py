@@ -50,7 +50,8 @@ def hold_their_jobs(beats: Mapping[str, Heard]) -> None:
     """A job of which a host runs an unknown attempt would run twice at once."""
     found = {orphan.job: host for host, orphan in all_of(capacity.hosts_now(beats=beats)).values()}
     for pk, uid in Job.objects.filter(uid__in=[*filter(_is_uuid, found)], state=JobState.QUEUED).values_list("pk", "uid"):
-        lifecycle.hold_for_orphan(pk, found[str(uid)])
+        told = f"{found[str(uid)]} runs an attempt of it that the database does not know (manage.py orphans lists it)."
+        lifecycle.hold_because(pk, f"{told} Release it once that is over.")
 
 
 def end(key: str) -> str:
