@@ -34,7 +34,7 @@ def test_command_sees_its_devices_and_its_job_and_none_of_our_secrets(product: P
     assert seen["AUTOTRAINER_GPU_UUIDS"] == attempt["devices"][0]["uuid"]
     assert (seen["AUTOTRAINER_JOB_NAME"], seen["AUTOTRAINER_ATTEMPT"], seen["AUTOTRAINER_HOST"]) == ("looks around", "1", attempt["host"])
     assert (seen["CUDA_DEVICE_ORDER"], seen["PYTHONUNBUFFERED"], seen["MINE"]) == ("PCI_BUS_ID", "1", "yes")
-    given = {"AUTOTRAINER_" + n for n in ("JOB_ID", "JOB_NAME", "ATTEMPT", "GPU_UUIDS", "HOST", "MARK", "SIM_DIR")}
+    given = {"AUTOTRAINER_" + n for n in ("JOB_ID", "JOB_NAME", "ATTEMPT", "GPU_UUIDS", "HOST", "MAIL", "MARK", "SIM_DIR")}
     assert {name for name in seen if name.startswith(("AUTOTRAINER_", "DJANGO_", "CELERY_", "FLOWER_", "SUPERVISOR_"))} <= given
 
 

@@ -34,7 +34,7 @@ def up(home: Path, environ: Mapping[str, str], *options: str) -> subprocess.Comp
         env={**kept, **ours, **environ},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 
