@@ -207,16 +207,16 @@ def test_progress_is_shown(host: FakeHost, submit: Submit, ada: User) -> None:
     job = submit()
     says(host, start(host), 0.5)
     look(Watch())
-    Attempt.objects.update(started_at=timezone.now() - timedelta(minutes=40))
+    Attempt.objects.update(started_at=timezone.now() - timedelta(minutes=40, seconds=30))
     body = Rest(ada)("GET", f"jobs/{job.pk}/").json()
     assert body["progress"] == 0.5
-    assert 2300 < body["remaining_s"] <= 2400
+    assert 2400 < body["remaining_s"] <= 2430
     browser = Client()
     browser.force_login(ada)
     for page in ("/", f"/jobs/{job.pk}/"):
         text = browser.get(page).content.decode()
         assert "50 %" in text
-        assert "≈ 39 m left" in text
+        assert "≈ 40 m left" in text
     Job.objects.update(progress=None)
     assert Rest(ada)("GET", f"jobs/{job.pk}/").json()["remaining_s"] is None
     assert JobState(Job.objects.get().state) is JobState.RUNNING
