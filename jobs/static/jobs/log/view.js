@@ -90,7 +90,8 @@ export class LogView {
     const line = document.createElement("div");
     line.className = "l";
     const link = document.createElement("a");
-    link.tabIndex = -1; // thousands of stops for the tab key help nobody
+    link.tabIndex = -1; // thousands of stops for the tab key help nobody,
+    link.ariaHidden = "true"; // nor do as many numbers read aloud
     line.append(link, document.createElement("span"));
     row.line = line;
     this.#draw(row);
