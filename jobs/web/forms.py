@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from jobs.models import Job
+from jobs.states import OnHostLoss
 
 Label = str | Promise
 Text = Callable[[str], Any]
@@ -38,6 +39,9 @@ class Input:
     placeholder: str = ""
     required: bool = False
     mono: bool = False
+    ticked: str | bool = True
+    unticked: str | bool = False
+    """What a check stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +233,13 @@ FOLDED = (
     ),
     Input(name="retry_on_oom", label=gettext_lazy("Retry when the GPU ran out of memory, too"), kind="check", initial="on"),
     Input(name="shared", label=gettext_lazy("Share GPUs with other jobs that share, within the memory asked for"), kind="check"),
+    Input(
+        name="on_host_loss",
+        label=gettext_lazy("Start it elsewhere when its host falls silent: that host ends it after a while without contact"),
+        kind="check",
+        ticked=str(OnHostLoss.REQUEUE),
+        unticked=str(OnHostLoss.WAIT),
+    ),
     Input(name="hold", label=gettext_lazy("Hold it: wait until somebody releases it"), kind="check"),
 )
 ALL = INPUTS + FOLDED
@@ -241,7 +252,7 @@ def read(post: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, list[str]]]
     for field in ALL:
         text = post.get(field.name, "")
         if field.kind == "check":
-            data[field.name] = text == "on"
+            data[field.name] = field.ticked if text == "on" else field.unticked
         elif text.strip() or field.required:
             try:
                 data[field.name] = _zoned(text, post.get("zone", "")) if field.name == "begin_at" else field.read(text)
@@ -290,6 +301,7 @@ def of_job(job: Job) -> dict[str, str]:
         "env": "\n".join(f"{name}={value}" for name, value in job.env.items()),
         "retry_on_oom": "on" if job.retry_on_oom else "",
         "shared": "on" if job.shared else "",
+        "on_host_loss": "on" if job.on_host_loss == OnHostLoss.REQUEUE else "",
     }
 
 

@@ -86,7 +86,8 @@ def test_lines_end_as_the_shell_wants_them() -> None:
 
 def test_read_leaves_to_the_default_what_is_empty_but_for_boxes_and_the_command() -> None:
     data, errors = forms.read({"name": " ", "min_gpus": "", "env": "\n", "hold": "on"})
-    assert (data, errors) == ({"command": "", "retry_on_oom": False, "shared": False, "hold": True}, {})
+    assert forms.read({"command": "x", "on_host_loss": "on"})[0]["on_host_loss"] == "requeue"
+    assert (data, errors) == ({"command": "", "retry_on_oom": False, "shared": False, "on_host_loss": "wait", "hold": True}, {})
 
 
 def test_read_passes_on_text_that_is_no_number_for_the_rules_to_refuse() -> None:
