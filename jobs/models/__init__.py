@@ -8,6 +8,7 @@ from jobs.models.host import Device, Host
 from jobs.models.job import Attempt, Dispatch, IdempotencyKey, Job, JobEvent
 from jobs.models.leader import Leader
 from jobs.models.notification import Notification
+from jobs.models.preference import Preference
 from jobs.models.share import Share
 from jobs.models.signin import OneTimeLink
 from jobs.models.token import PersonalToken
@@ -27,6 +28,7 @@ __all__ = [
     "Notification",
     "OneTimeLink",
     "PersonalToken",
+    "Preference",
     "Share",
     "User",
 ]

@@ -6,8 +6,8 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 
 from jobs.models import Job, JobEvent, Notification
-from jobs.notifications import channels, ownmail
-from jobs.notifications.occasions import TYPES, occasion_of
+from jobs.notifications import channels, ownmail, preferences
+from jobs.notifications.occasions import TYPES, Occasion, occasion_of
 
 
 def note(event: JobEvent) -> None:
@@ -19,12 +19,15 @@ def note(event: JobEvent) -> None:
     if occasion is None or ownmail.of(job, event.attempt, occasion).skip:
         return
     told = {"event": event, "job": job, "channel": channel, "occasion": occasion, "created_at": event.at, "next_at": event.at}
-    Notification.objects.bulk_create([Notification(recipient=address, **told) for address in recipients(job)], ignore_conflicts=True)
+    rows = [Notification(recipient=address, **told) for address in recipients(job, occasion)]
+    Notification.objects.bulk_create(rows, ignore_conflicts=True)
 
 
-def recipients(job: Job) -> list[str]:
-    """Those whom the job names; else its owner, where an address is known."""
-    return list(job.notify) or [address for address in (job.owner.email,) if _usable(address)]
+def recipients(job: Job, occasion: Occasion) -> list[str]:
+    """Those whom the job names; else its owner, where an address is known and this is wanted."""
+    if job.notify:
+        return list(job.notify)
+    return [job.owner.email] if _usable(job.owner.email) and preferences.wants(job.owner, occasion) else []
 
 
 def _usable(address: str) -> bool:

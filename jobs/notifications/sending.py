@@ -23,7 +23,7 @@ from django.utils import timezone, translation
 from jobs import artifacts, audit, logs
 from jobs.models import Attempt, Job, Notification, User
 from jobs.models.audit import About, Act
-from jobs.notifications import channels, compose
+from jobs.notifications import channels, compose, preferences
 from jobs.notifications.letter import Letter, NotSent
 from jobs.notifications.occasions import FAILURES, Occasion
 from jobs.states import TERMINAL
@@ -57,7 +57,7 @@ class Postman:
         if _log_is_coming(attempt, now):
             self._put_off(row, now + timedelta(seconds=1))
             return True
-        if later := _to_fold(row, now):
+        if later := preferences.quiet_until(row.recipient, now) or _to_fold(row, now):
             self._put_off(row, later)
             return True
         self._send(row, attempt, now)
@@ -132,7 +132,7 @@ def send_again(row: Notification, *, actor: User) -> bool:
 
 def _letter(rows: list[Notification], attempt: Attempt | None) -> Letter:
     row = rows[0]
-    with translation.override(settings.LANGUAGE_CODE):
+    with translation.override(preferences.language_of(row.recipient)):
         if len(rows) == 1:
             if row.job.artifacts and attempt and attempt.started_at:
                 artifacts.collect(row.job, attempt)

@@ -9,7 +9,7 @@ from django.views.decorators.cache import never_cache
 from django.views.generic import RedirectView
 from django.views.i18n import set_language
 
-from jobs.web.views import account, job, joblist, overview, password, submit
+from jobs.web.views import account, job, joblist, overview, password, preferences, submit
 
 
 class Icon(RedirectView):
@@ -26,6 +26,7 @@ urlpatterns = [
     path("signin/<str:token>/", account.sign_in_by_link, name="signin-link"),
     path("account/password/", never_cache(password.OnesOwn.as_view()), name="password"),
     path("account/password/<str:uidb64>/<str:token>/", password.ByLink.as_view(), name="password-link"),
+    path("account/notifications/", preferences.my_preferences, name="preferences"),
     path("account/tokens/", account.my_tokens, name="tokens"),
     path("language/", set_language, name="set_language"),
     path("signout/", LogoutView.as_view(), name="signout"),

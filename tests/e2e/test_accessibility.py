@@ -40,7 +40,7 @@ def pages(product: Product) -> dict[str, str]:
     product.wait(running, "running")
     product.wait(failed, "failed")
     paths = {"overview": "", "jobs": "jobs/?mine=&state=", "new": "jobs/new/", "running": f"jobs/{running}/", "failed": f"jobs/{failed}/"}
-    paths |= {"tokens": "account/tokens/", "password": "account/password/"}
+    paths |= {"tokens": "account/tokens/", "password": "account/password/", "notifications": "account/notifications/"}
     return {name: f"{product.url}/{path}" for name, path in paths.items()}
 
 

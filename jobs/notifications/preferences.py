@@ -1,0 +1,57 @@
+"""What the person behind an address wants: of which occasions to hear, at which hours not, and in which language."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from django.conf import settings
+from django.db.models import F
+
+from jobs.models import Preference, User
+from jobs.notifications.occasions import Occasion
+
+
+def wants(owner: User, occasion: Occasion) -> bool:
+    """Whether the owner of a job that names no addresses is told; whom a job names is told of everything."""
+    kept = Preference.objects.filter(user=owner).first()
+    return kept is None or occasion not in kept.muted
+
+
+def of_address(address: str) -> Preference | None:
+    """Of the person whose address it is, whoever's job it is about."""
+    return Preference.objects.filter(user__email__iexact=address, user__is_active=True).order_by("user_id").first()
+
+
+def language_of(address: str) -> str:
+    kept = of_address(address)
+    known = dict(settings.LANGUAGES)
+    return kept.language if kept and kept.language in known else settings.LANGUAGE_CODE
+
+
+def quiet_until(address: str, now: datetime) -> datetime | None:
+    """When the quiet hours end that this moment is in; None where it is in none."""
+    kept = Preference.objects.exclude(quiet_from=F("quiet_until")).filter(quiet_from__isnull=False, quiet_until__isnull=False)
+    found = kept.filter(user__email__iexact=address, user__is_active=True).order_by("user_id").first()
+    return None if found is None else end_of_quiet(found, now)
+
+
+def end_of_quiet(kept: Preference, now: datetime) -> datetime | None:
+    """By the clock on the person's wall, also where it is put forward or back meanwhile."""
+    begin, end = kept.quiet_from, kept.quiet_until
+    if begin is None or end is None:
+        return None
+    local = now.astimezone(_zone(kept.time_zone))
+    at = local.time()
+    within = begin <= at < end if begin < end else at >= begin or at < end
+    if not within:
+        return None
+    ends = datetime.combine(local.date(), end, local.tzinfo)
+    return ends if ends > now else datetime.combine(local.date() + timedelta(days=1), end, local.tzinfo)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name or settings.TIME_ZONE)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return ZoneInfo(settings.TIME_ZONE)
