@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from benchmarks import measure
 from benchmarks.client import Client
 from benchmarks.measure import percentile
@@ -74,10 +76,18 @@ def _depths(program: Path, product: Product, name: str, *, rounds: int) -> dict[
             "submit_ms": submits,
             "control_mb": kinds["control"].pss_mb,
             "web_mb": kinds["web"].pss_mb,
-            "database_mb": sum(path.stat().st_size for path in product.home.glob("*.sqlite3*")) / 2**20,
+            "database_mb": _database_bytes(product) / 2**20,
         }
     stoppers.give_way()
     return found
+
+
+def _database_bytes(product: Product) -> int:
+    if url := product.environ.get("DATABASE_URL"):
+        with psycopg.connect(url) as connection:
+            (size,) = connection.execute("SELECT pg_database_size(current_database())").fetchone() or (0,)
+            return int(size)
+    return sum(path.stat().st_size for path in product.home.glob("*.sqlite3*"))
 
 
 def _timed(submit: measure.Submit, took_ms: list[float]) -> measure.Submit:

@@ -39,7 +39,13 @@ def pages(product: Product) -> dict[str, str]:
     product.submit("true", name="waits", min_gpus=2, max_gpus=2)
     product.wait(running, "running")
     product.wait(failed, "failed")
-    paths = {"overview": "", "jobs": "jobs/?mine=&state=", "new": "jobs/new/", "running": f"jobs/{running}/", "failed": f"jobs/{failed}/"}
+    paths = {
+        "overview": "",
+        "jobs": "jobs/?whose=all&state=",
+        "new": "jobs/new/",
+        "running": f"jobs/{running}/",
+        "failed": f"jobs/{failed}/",
+    }
     paths |= {"tokens": "account/tokens/", "password": "account/password/", "notifications": "account/notifications/"}
     return {name: f"{product.url}/{path}" for name, path in paths.items()}
 
