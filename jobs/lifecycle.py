@@ -21,6 +21,7 @@ from jobs import audit, capacity, hostlink, line, settlement, swaps
 from jobs.models import Attempt, Dispatch, Job, JobEvent, User
 from jobs.models.audit import About, Act
 from jobs.notifications import outbox
+from jobs.scheduling import phrases
 from jobs.scheduling.shortage import Shortage, shortage
 from jobs.settlement import moment
 from jobs.states import ACTIVE, WAITING, JobState, Line, OnHostLoss, WaitReason, may_follow
@@ -87,7 +88,7 @@ def hold(job: Job, *, actor: User) -> bool:
 
 
 def _held_by(actor: User) -> dict[str, Any]:
-    return {"wait_code": WaitReason.HELD, "wait_message": f"Held by {actor.get_username()} until somebody releases it."}
+    return {"wait_code": WaitReason.HELD, "wait_message": phrases.HELD % {"person": actor.get_username()}}
 
 
 def release(job: Job, *, actor: User) -> bool:

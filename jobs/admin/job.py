@@ -25,6 +25,7 @@ from jobs.admin.usage import usage_view
 from jobs.dispatch import queue_positions
 from jobs.fields import searched_number
 from jobs.models import Attempt, Job, JobEvent
+from jobs.phrases import said
 from jobs.states import TERMINAL, JobState
 from jobs.web import forms as page
 from jobs.web.people import UserRequest
@@ -94,7 +95,7 @@ class JobAdmin(OperatorsAdmin):
     @admin.display(description=_("why it waits, or how it ended"))
     def why(self, job: Job) -> str:
         if job.wait_code:
-            return f"{job.wait_code}: {job.wait_message}"
+            return f"{job.wait_code}: {said(job.wait_message)}"
         return _verdict(job).said if job.state in TERMINAL else ""
 
     @admin.display(description=_("where"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
-from jobs.scheduling import order, words
+from jobs.scheduling import order, phrases, words
 from jobs.scheduling.inventory import HostView
 from jobs.scheduling.request import Request, Waiting
 from jobs.states import HostState, JobState, WaitReason
@@ -40,10 +40,11 @@ class LastEnd:
 
     def __str__(self) -> str:
         """The rest of `attempt 2 …`."""
-        oom = " after running out of GPU memory" if self.out_of_memory else ""
         if self.signal:
-            return f"was killed by signal {self.signal}{oom}"
-        return f"failed with exit code {self.exit_code}{oom}" if self.exit_code is not None else f"failed{oom}"
+            return (phrases.KILLED_OOM if self.out_of_memory else phrases.KILLED) % {"signal": self.signal}
+        if self.exit_code is not None:
+            return (phrases.FAILED_CODE_OOM if self.out_of_memory else phrases.FAILED_CODE) % {"code": self.exit_code}
+        return phrases.FAILED_OOM if self.out_of_memory else phrases.FAILED
 
 
 def backoff(
@@ -52,14 +53,15 @@ def backoff(
     """A failed job waits for its next attempt; `retry` 0 means that the last one was no fault of the job."""
     when = words.moment(not_before, now=now, zone=zone)
     if attempt == 1:
-        return Reason(WaitReason.BACKOFF, f"It is offered again {when}: hosts have refused it several times.")
+        return Reason(WaitReason.BACKOFF, phrases.OFFERED_AGAIN % {"when": when})
     if not retry:
-        return Reason(WaitReason.BACKOFF, f"Attempt {attempt} starts {when}: the one before was ended by no fault of the job.")
-    return Reason(WaitReason.BACKOFF, f"Retry {retry} of {max_retries} starts {when}; attempt {attempt - 1} {last or LastEnd()}.")
+        return Reason(WaitReason.BACKOFF, phrases.NO_FAULT % {"attempt": attempt, "when": when})
+    told = {"retry": retry, "most": max_retries, "when": when, "attempt": attempt - 1, "ended": last or LastEnd()}
+    return Reason(WaitReason.BACKOFF, phrases.RETRY % told)
 
 
 def begin_time(begin_at: datetime, *, now: datetime, zone: tzinfo) -> Reason:
-    return Reason(WaitReason.BEGIN_TIME, f"Begins {words.moment(begin_at, now=now, zone=zone)}, as its owner asked.")
+    return Reason(WaitReason.BEGIN_TIME, phrases.BEGINS % {"when": words.moment(begin_at, now=now, zone=zone)})
 
 
 def dependency(parents: Sequence[Parent]) -> Reason:
@@ -75,15 +77,15 @@ def behind(
 
     `before`: how many jobs of that owner are before this one. `until`: what has ended by then may start before the first.
     """
-    needs = f"it {_needs(first.request, 'needs')}"
-    slips = f" What ends {words.clock(until, now=now, zone=zone, by=True)} may start before it." if until and now else ""
-    of = f" of {first.owner}" if first.owner else ""
+    what = _asked(first.request)
+    slips = phrases.SLIPS % {"before": words.clock(until, now=now, zone=zone, by=True)} if until and now else ""
+    told = {"job": first.id, "of": phrases.OF % {"owner": first.owner} if first.owner else "", "what": what, "slips": slips}
     if first.priority != job.priority:
-        message = f"#{first.id}{of} goes first (priority {first.priority}, this job has {job.priority}); {needs}.{slips}"
+        message = phrases.FIRST_BY_PRIORITY % {**told, "theirs": first.priority, "ours": job.priority}
     elif first.id < job.id or first.owner == job.owner:
-        message = f"#{first.id}{of} goes first (submitted earlier); {needs}.{slips}"
+        message = phrases.FIRST_BY_AGE % told
     else:
-        message = f"{_in_turn(first, job, before)}; #{first.id} is the first, {needs}.{slips}"
+        message = f"{_in_turn(first, job, before)}; #{first.id} is the first, it needs {what}.{slips}"
     return Reason(WaitReason.PRIORITY, message)
 
 
@@ -96,10 +98,10 @@ def _in_turn(first: Waiting, job: Waiting, before: int) -> str:
 
 def far_behind(request: Request, count: int, owners: Sequence[str] = (), *, others: bool = False) -> Reason:
     """Many go first: told in words that stay true until it has come near to the front. `others`: more than these owners have them."""
-    turn = "by priority, then by who has used least lately, then by age"
     names = [*owners, *(["others"] if others else [])]
-    of = f" of {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else f" of {names[0]}" if names else ""
-    return Reason(WaitReason.PRIORITY, f"At least {count} jobs{of} go first ({turn}). It {_needs(request, 'needs')}.")
+    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+    of = phrases.OF % {"owner": listed} if names else ""
+    return Reason(WaitReason.PRIORITY, phrases.FAR_BEHIND % {"count": count, "of": of, "what": _asked(request)})
 
 
 def no_room(request: Request, hosts: Sequence[HostView], *, now: datetime, zone: tzinfo) -> Reason:
@@ -122,14 +124,17 @@ def no_room(request: Request, hosts: Sequence[HostView], *, now: datetime, zone:
     there.sort(key=lambda h: (-_free(request, h), h.name))
     used = [_in_use(request, h) for h in there] + [_away(h, now=now, zone=zone) for h in full]
     told = words.listed(used, separator="; ", most=MOST_HOSTS)
-    return Reason(WaitReason.RESOURCES, f"{_needs(request, 'Needs')}; {told}.")
+    return Reason(WaitReason.RESOURCES, f"Needs {_asked(request)}; {told}.")
 
 
-def _needs(request: Request, verb: str) -> str:
+def _asked(request: Request) -> str:
     if not request.min_gpus:
-        return f"{verb} a job slot"
-    memory = f" with {words.size(request.gpu_memory_mib)} free" if request.gpu_memory_mib else ""
-    return f"{verb} {words.plural(request.min_gpus, 'GPU')}{memory}{' to share' if request.shared else ''}"
+        return phrases.SLOT
+    gpus = words.plural(request.min_gpus, "GPU")
+    if request.gpu_memory_mib:
+        told = {"gpus": gpus, "size": words.size(request.gpu_memory_mib)}
+        return (phrases.GPUS_FREE_TO_SHARE if request.shared else phrases.GPUS_FREE) % told
+    return phrases.GPUS_TO_SHARE % {"gpus": gpus} if request.shared else gpus
 
 
 def _capable(request: Request, host: HostView) -> bool:
@@ -171,7 +176,7 @@ def _away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
 
 def _nobody(request: Request) -> str:
     if not request.hosts:
-        return "No host has joined yet."
+        return phrases.NO_HOST
     return f"It may only run on {words.listed(request.hosts, separator=' or ')}, and no host of that name has joined."
 
 

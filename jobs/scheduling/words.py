@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, tzinfo
 from itertools import groupby
 
 from gpuworker.protocol import ProcessReading
+from jobs.scheduling import phrases
 from jobs.scheduling.inventory import DeviceView, HostView, Orphan
 from jobs.states import DeviceState, HostState
 
@@ -39,13 +40,13 @@ def clock(when: datetime, *, now: datetime, zone: tzinfo, by: bool = False) -> s
     """
     local, today = when.astimezone(zone), now.astimezone(zone).date()
     if by:
-        return f"before {local:%H:%M}" if local.date() == today else f"before {local:%Y-%m-%d %H:%M}"
+        return phrases.BEFORE % {"time": f"{local:%H:%M}" if local.date() == today else f"{local:%Y-%m-%d %H:%M}"}
     short = local.strftime("%H:%M:%S" if abs(when - now) < timedelta(minutes=10) else "%H:%M")
     if local.date() == today:
-        return f"at {short}"
+        return phrases.TODAY % {"time": short}
     if local.date() == today + timedelta(days=1):
-        return f"tomorrow at {short}"
-    return f"on {local:%Y-%m-%d} at {short}"
+        return phrases.TOMORROW % {"time": short}
+    return phrases.ON_DAY % {"date": f"{local:%Y-%m-%d}", "time": short}
 
 
 def span(seconds: float) -> str:
@@ -64,7 +65,7 @@ def span(seconds: float) -> str:
 
 def moment(when: datetime, *, now: datetime, zone: tzinfo) -> str:
     """`at 14:31, in 3 h 7 m`."""
-    return f"{clock(when, now=now, zone=zone)}, in {span((when - now).total_seconds())}"
+    return phrases.MOMENT % {"clock": clock(when, now=now, zone=zone), "span": span((when - now).total_seconds())}
 
 
 # --- devices and hosts --------------------------------------------------------------------------------------------------

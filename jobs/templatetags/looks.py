@@ -10,6 +10,7 @@ from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from jobs import phrases
 from jobs.scheduling import words as scheduling
 from jobs.web import words
 
@@ -19,6 +20,7 @@ _BAR = '<svg class="bar" viewBox="0 0 100 6" preserveAspectRatio="none" role="im
 register.filter("duration", words.duration)
 register.filter("gib", words.gib)
 register.filter("process", words.process)
+register.filter("said", phrases.said)
 register.filter("size", words.size)
 register.filter("span", scheduling.span)
 register.filter("tone", words.tone)

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from jobs.models import Attempt, Job
+from jobs.phrases import said as in_words
 from jobs.states import JobState, Outcome
 from jobs.web.words import JOB_LABELS, duration, gib, place, tone
 
@@ -65,11 +66,11 @@ def _waiting(job: Job, position: int | None) -> str:
         where = _(", next in line.")
     elif position:
         where = _(", number %(position)d in line.") % {"position": position}
-    return f"{where} {job.wait_message}" if job.wait_message else where
+    return f"{where} {in_words(job.wait_message)}" if job.wait_message else where
 
 
 def _held(job: Job, *, private: bool) -> str:
-    return "." if private or not job.wait_message else f". {job.wait_message}"
+    return "." if private or not job.wait_message else f". {in_words(job.wait_message)}"
 
 
 def _running(job: Job, last: Attempt, now: datetime) -> str:
@@ -97,7 +98,7 @@ def _cancelled(last: Attempt | None, now: datetime) -> str:
 
 def _failed(job: Job, last: Attempt | None, count: int, *, private: bool) -> tuple[str, str]:
     if last is None:
-        return ("." if private or not job.wait_message else f": {job.wait_message}"), ""
+        return ("." if private or not job.wait_message else f": {in_words(job.wait_message)}"), ""
     tries = "" if count == 1 else ngettext(" after %(count)d attempt", " after %(count)d attempts", count) % {"count": count}
     how, advice = _ending(last)
     detail = f": {last.message.rstrip('.')}" if last.message and not private else ""

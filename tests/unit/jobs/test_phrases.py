@@ -1,0 +1,86 @@
+"""Sentences made in English, said in another language."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.utils import translation
+
+from jobs import phrases
+from jobs.scheduling import reasons
+from jobs.scheduling.phrases import PARTS, SENTENCES
+from jobs.scheduling.reasons import LastEnd, Reason
+from jobs.scheduling.request import Request, Waiting
+from tests.unit.jobs.inventories import GIB, NOON
+
+SHANGHAI = ZoneInfo("Asia/Shanghai")
+TEMPLATES = {*SENTENCES, *(part for parts in PARTS.values() for part in parts)}
+ENDS = [LastEnd(), LastEnd(1), LastEnd(1, None, True), LastEnd(None, 9), LastEnd(None, 9, True), LastEnd(None, None, True)]
+MOMENTS = [NOON + timedelta(seconds=after) for after in (40, 3 * 3600, 86400, 9 * 86400)]
+REQUESTS = [Request(0, 0), Request(1, 1), Request(2, 2), Request(2, 2, 20 * GIB), Request(1, 1, 20 * GIB, shared=True)]
+
+
+def _retry(last: LastEnd) -> Reason:
+    return reasons.backoff(MOMENTS[1], retry=1, max_retries=3, attempt=2, last=last, now=NOON, zone=SHANGHAI)
+
+
+def _of_no_fault(attempt: int) -> Reason:
+    return reasons.backoff(MOMENTS[0], retry=0, max_retries=3, attempt=attempt, now=NOON, zone=SHANGHAI)
+
+
+def _behind(asked: Request, priority: int) -> Reason:
+    first, job = Waiting(id=1, request=asked, priority=priority, owner="mei"), Waiting(id=2, request=Request(1, 1), priority=0, owner="mei")
+    return reasons.behind(first, job, until=MOMENTS[1], now=NOON, zone=SHANGHAI)
+
+
+TOLD = [
+    *(_retry(last) for last in ENDS),
+    *(_of_no_fault(attempt) for attempt in (1, 3)),
+    *(reasons.begin_time(when, now=NOON, zone=SHANGHAI) for when in MOMENTS),
+    *(_behind(asked, priority) for asked in REQUESTS for priority in (0, 5)),
+    *(reasons.far_behind(asked, 200, owners) for asked in REQUESTS for owners in ([], ["lin"], ["lin", "mei"])),
+    reasons.no_room(Request(1, 1), [], now=NOON, zone=SHANGHAI),
+]
+
+
+def _marked(template: str) -> str:
+    """Another language: no letter of the English one is left."""
+    return "".join(part if at % 2 else "语" for at, part in enumerate(re.split(r"(%\(\w+\)s)", template)))
+
+
+@pytest.mark.parametrize("message", [told.message for told in TOLD])
+def test_each_reason_is_found_again_with_its_numbers_and_names(message: str) -> None:
+    assert phrases.say(message, str) == message
+    other = phrases.say(message, _marked)
+    assert sorted(re.findall(r"\d+", other)) == sorted(re.findall(r"\d+", message))
+    assert re.sub(r"\d+ (s|m|h|d|GiB|GPUs?)\b|lin and mei|lin|mei", "", other).isascii() is False
+    assert not re.search(r"[A-Za-z]{3,}", re.sub(r"GPUs?|GiB|lin and mei|lin|mei", "", other)), other
+
+
+@pytest.mark.parametrize("message", ["", "Waits for a comet.", "Begins", "100 % of it: %(when)s", "Held by 100 %s"])
+def test_what_no_template_fits_stays(message: str) -> None:
+    assert phrases.say(message, _marked) == message
+
+
+@pytest.mark.parametrize("name", ["%(when)s", "100 %", "a <b>", "until somebody", "at 14:31"])
+def test_a_name_is_left_as_it_is(name: str) -> None:
+    assert phrases.say(f"Held by {name} until somebody releases it.", lambda _: "由 %(person)s 保留") == f"由 {name} 保留"
+
+
+def test_english_readers_get_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    translate: Callable[[str], str] = {"No host has joined yet.": "还没有主机加入。"}.get  # type: ignore[assignment]
+    monkeypatch.setattr(phrases, "gettext", translate)
+    with translation.override("zh-hans"):
+        assert phrases.said("No host has joined yet.") == "还没有主机加入。"
+    with translation.override("en"):
+        assert phrases.said("No host has joined yet.") == "No host has joined yet."
+
+
+def test_no_placeholder_comes_twice() -> None:
+    for template in TEMPLATES:
+        names = re.findall(r"%\((\w+)\)s", template)
+        assert len(names) == len(set(names)), template
