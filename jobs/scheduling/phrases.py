@@ -18,6 +18,10 @@ FIRST_BY_AGE = gettext_noop("#%(job)s%(of)s goes first (submitted earlier); it n
 FAR_BEHIND = gettext_noop(
     "At least %(count)s jobs%(of)s go first (by priority, then by who has used least lately, then by age). It needs %(what)s."
 )
+WAITS_FOR = gettext_noop("Waits for %(parents)s.")
+NO_ROOM = gettext_noop("Needs %(what)s; %(hosts)s.")
+NO_HOST_NOW = gettext_noop("No host can take it now: %(hosts)s.")
+LOW_DISK = gettext_noop("Waits for room on a disk: %(hosts)s.")
 NO_HOST = gettext_noop("No host has joined yet.")
 
 MOMENT = gettext_noop("%(clock)s, in %(span)s")
@@ -33,6 +37,23 @@ GPUS_FREE_TO_SHARE = gettext_noop("%(gpus)s with %(size)s free to share")
 GPUS_FREE = gettext_noop("%(gpus)s with %(size)s free")
 GPUS_TO_SHARE = gettext_noop("%(gpus)s to share")
 
+PARENT = gettext_noop("#%(job)s %(name)s, which is %(state)s")
+HAS_AND = gettext_noop("%(host)s has %(free)s of %(all)s: %(devices)s")
+HAS = gettext_noop("%(host)s has %(free)s of %(all)s")
+LOST = gettext_noop("%(host)s was declared lost")
+NEVER_HEARD = gettext_noop("%(host)s has not been heard from yet")
+SILENT = gettext_noop("%(host)s has not been heard from since %(since)s")
+DEVICE = gettext_noop("GPU %(index)s %(doing)s")
+RUNS = gettext_noop("runs #%(job)s of %(owner)s")
+RUN = gettext_noop("run #%(job)s of %(owner)s")
+HAS_FREE = gettext_noop("has %(size)s free")
+HAVE_FREE = gettext_noop("have %(size)s free")
+IS_DRAINED = gettext_noop("is drained by %(person)s")
+ARE_DRAINED = gettext_noop("are drained by %(person)s")
+AND = gettext_noop("%(some)s and %(last)s")
+BEING_STOPPED = gettext_noop("being stopped")
+MORE = gettext_noop("and %(count)s more")
+
 KILLED_OOM = gettext_noop("was killed by signal %(signal)s after running out of GPU memory")
 KILLED = gettext_noop("was killed by signal %(signal)s")
 FAILED_CODE_OOM = gettext_noop("failed with exit code %(code)s after running out of GPU memory")
@@ -40,7 +61,21 @@ FAILED_CODE = gettext_noop("failed with exit code %(code)s")
 FAILED_OOM = gettext_noop("failed after running out of GPU memory")
 FAILED = gettext_noop("failed")
 
-SENTENCES = (OFFERED_AGAIN, NO_FAULT, RETRY, BEGINS, HELD, FIRST_BY_PRIORITY, FIRST_BY_AGE, FAR_BEHIND, NO_HOST)
+SENTENCES = (
+    OFFERED_AGAIN,
+    NO_FAULT,
+    RETRY,
+    BEGINS,
+    HELD,
+    FIRST_BY_PRIORITY,
+    FIRST_BY_AGE,
+    FAR_BEHIND,
+    LOW_DISK,
+    WAITS_FOR,
+    NO_ROOM,
+    NO_HOST_NOW,
+    NO_HOST,
+)
 
 PARTS = {
     "when": (MOMENT,),
@@ -49,6 +84,19 @@ PARTS = {
     "slips": (SLIPS,),
     "before": (BEFORE,),
     "what": (SLOT, GPUS_FREE_TO_SHARE, GPUS_FREE, GPUS_TO_SHARE),
+    "parents": (PARENT, MORE),
+    "hosts": (LOST, NEVER_HEARD, SILENT, HAS_AND, HAS, MORE),
+    "devices": (DEVICE, MORE),
+    "index": (AND,),
+    "owner": (AND,),
+    "state": (BEING_STOPPED, gettext_noop("queued"), gettext_noop("held"), gettext_noop("starting"), gettext_noop("running")),
+    "doing": (RUNS, RUN, HAS_FREE, HAVE_FREE, IS_DRAINED, ARE_DRAINED),
     "ended": (KILLED_OOM, KILLED, FAILED_CODE_OOM, FAILED_CODE, FAILED_OOM, FAILED),
 }
 """By placeholder: what may stand there and is translated too, the longer before the shorter. All else is a name or a number."""
+
+BETWEEN = {"parents": r"; ", "hosts": r"; ", "devices": r", (?=GPU \d|and \d)"}
+"""By placeholder: what stands between the parts, where several may stand there."""
+
+SHAPES = {"index": r"\d+(?:, \d+)*(?: and \d+)?", "job": r"\d+", "free": r"\d+", "all": r"\d+"}
+"""By placeholder: what alone may stand there."""

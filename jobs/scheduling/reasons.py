@@ -66,8 +66,13 @@ def begin_time(begin_at: datetime, *, now: datetime, zone: tzinfo) -> Reason:
 
 def dependency(parents: Sequence[Parent]) -> Reason:
     """Waits for parents that have not completed yet."""
-    told = [f"#{p.id} {p.name}, which is {p.state if p.state != JobState.STOPPING else 'being stopped'}" for p in parents]
-    return Reason(WaitReason.DEPENDENCY, f"Waits for {words.listed(told, separator='; ')}.")
+    told = [_parent(p) for p in parents]
+    return Reason(WaitReason.DEPENDENCY, phrases.WAITS_FOR % {"parents": words.listed(told, separator="; ")})
+
+
+def _parent(parent: Parent) -> str:
+    state = phrases.BEING_STOPPED if parent.state == JobState.STOPPING else parent.state
+    return phrases.PARENT % {"job": parent.id, "name": parent.name, "state": state}
 
 
 def behind(
@@ -99,7 +104,7 @@ def _in_turn(first: Waiting, job: Waiting, before: int) -> str:
 def far_behind(request: Request, count: int, owners: Sequence[str] = (), *, others: bool = False) -> Reason:
     """Many go first: told in words that stay true until it has come near to the front. `others`: more than these owners have them."""
     names = [*owners, *(["others"] if others else [])]
-    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+    listed = phrases.AND % {"some": ", ".join(names[:-1]), "last": names[-1]} if len(names) > 1 else "".join(names)
     of = phrases.OF % {"owner": listed} if names else ""
     return Reason(WaitReason.PRIORITY, phrases.FAR_BEHIND % {"count": count, "of": of, "what": _asked(request)})
 
@@ -117,14 +122,14 @@ def no_room(request: Request, hosts: Sequence[HostView], *, now: datetime, zone:
     full = [h for h in capable if h.low_disk and h.state is HostState.UP and not h.stale]
     if not there and full:
         told = words.listed([_away(h, now=now, zone=zone) for h in full], separator="; ", most=MOST_HOSTS)
-        return Reason(WaitReason.LOW_DISK, f"Waits for room on a disk: {told}.")
+        return Reason(WaitReason.LOW_DISK, phrases.LOW_DISK % {"hosts": told})
     if not there:
         away = words.listed([_away(h, now=now, zone=zone) for h in capable or unknown], separator="; ", most=MOST_HOSTS)
-        return Reason(WaitReason.HOST_DOWN, f"No host can take it now: {away}.")
+        return Reason(WaitReason.HOST_DOWN, phrases.NO_HOST_NOW % {"hosts": away})
     there.sort(key=lambda h: (-_free(request, h), h.name))
     used = [_in_use(request, h) for h in there] + [_away(h, now=now, zone=zone) for h in full]
     told = words.listed(used, separator="; ", most=MOST_HOSTS)
-    return Reason(WaitReason.RESOURCES, f"Needs {_asked(request)}; {told}.")
+    return Reason(WaitReason.RESOURCES, phrases.NO_ROOM % {"what": _asked(request), "hosts": told})
 
 
 def _asked(request: Request) -> str:
@@ -165,7 +170,8 @@ def _in_use(request: Request, host: HostView) -> str:
     suiting = _to_be_had(request, host)
     countable = [d for d in host.devices if d.allocatable]
     taken = words.devices(d for d in countable if d.uuid not in suiting)
-    return f"{host.name} has {len(suiting)} of {len(countable)}{f': {taken}' if taken else ''}"
+    told = {"host": host.name, "free": len(suiting), "all": len(countable), "devices": taken}
+    return (phrases.HAS_AND if taken else phrases.HAS) % told
 
 
 def _away(host: HostView, *, now: datetime, zone: tzinfo) -> str:

@@ -27,7 +27,7 @@ def listed(parts: Sequence[str], *, separator: str = ", ", most: int = LONGEST_L
     """`a, b, c`; past `most` parts only their number is told."""
     if len(parts) <= most + 1:
         return separator.join(parts)
-    return separator.join([*parts[:most], f"and {len(parts) - most} more"])
+    return separator.join([*parts[:most], phrases.MORE % {"count": len(parts) - most}])
 
 
 # --- times --------------------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def holding(device: DeviceView, *, many: bool = False) -> str:
     be = "are" if many else "is"
     match device.state:
         case DeviceState.CLAIMED:
-            return _held(device, "run" if many else "runs")
+            return _held(device, many=many)
         case DeviceState.BUSY_EXTERNAL if device.detail:
             return f"{'run' if many else 'runs'} {device.detail}"
         case DeviceState.BUSY_EXTERNAL:
@@ -90,7 +90,8 @@ def holding(device: DeviceView, *, many: bool = False) -> str:
             by = f" by {listed(outside, most=2)}" if outside else ""
             return f"{be} used{by} outside the queue"
         case DeviceState.DRAINED:
-            return f"{be} drained by {device.detail}" if device.detail else f"{be} drained"
+            by = phrases.ARE_DRAINED if many else phrases.IS_DRAINED
+            return by % {"person": device.detail} if device.detail else f"{be} drained"
         case DeviceState.UNKNOWN:
             return device.detail.rstrip(".") or "cannot be read"  # It may end with what the driver says, a sentence of its own.
     if device.kept_for:
@@ -99,16 +100,16 @@ def holding(device: DeviceView, *, many: bool = False) -> str:
         return f"{be} cut into MIG slices"
     if device.free_memory_mib is None:
         return f"{'have' if many else 'has'} unknown free memory"
-    return f"{'have' if many else 'has'} {size(device.free_memory_mib)} free"
+    return (phrases.HAVE_FREE if many else phrases.HAS_FREE) % {"size": size(device.free_memory_mib)}
 
 
-def _held(device: DeviceView, verb: str) -> str:
+def _held(device: DeviceView, *, many: bool) -> str:
     if not device.holders or not device.holders[0].shared:
-        return f"{verb} #{device.job} of {device.job_owner}"
+        return (phrases.RUN if many else phrases.RUNS) % {"job": device.job, "owner": device.job_owner}
     jobs = listed([f"#{holder.job} of {holder.owner}" for holder in device.holders], most=3)
     leave = "leaves" if len(device.holders) == 1 else "leave"
     left = "" if device.shared_left_mib is None else f", which {leave} {size(device.shared_left_mib)} to share"
-    return f"{verb} {jobs}{left}"
+    return f"{'run' if many else 'runs'} {jobs}{left}"
 
 
 def devices(those: Iterable[DeviceView]) -> str:
@@ -116,12 +117,12 @@ def devices(those: Iterable[DeviceView]) -> str:
     ordered = sorted(those, key=lambda d: (holding(d), d.index))
     groups = [list(group) for _, group in groupby(ordered, key=holding)]
     groups.sort(key=lambda g: g[0].index)
-    return listed([f"GPU {_indices(g)} {holding(g[0], many=len(g) > 1)}" for g in groups])
+    return listed([phrases.DEVICE % {"index": _indices(g), "doing": holding(g[0], many=len(g) > 1)} for g in groups])
 
 
 def _indices(group: list[DeviceView]) -> str:
     told = [str(d.index) for d in group]
-    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+    return told[0] if len(told) == 1 else phrases.AND % {"some": ", ".join(told[:-1]), "last": told[-1]}
 
 
 def orphan(found: Orphan) -> str:
@@ -145,15 +146,15 @@ def away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
     if host.state in (HostState.DRAINED, HostState.DRAINING):
         return f"{host.name} {host.reason or 'is drained'}"
     if host.state is HostState.LOST:
-        return f"{host.name} was declared lost"
+        return phrases.LOST % {"host": host.name}
     if host.deaf and not host.stale:
         return f"{host.name} is deaf: its queue has brought it nothing for {span(host.deaf_s)}; its agent starts over by itself"
     if host.state is HostState.UP and not host.stale and host.low_disk:
         return f"{host.name} {low_disk(host)}"
     if host.last_seen_at is None:
-        return f"{host.name} has not been heard from yet"
+        return phrases.NEVER_HEARD % {"host": host.name}
     if host.left:
         when = clock(host.last_seen_at, now=now, zone=zone)
         return f"{host.name} has taken its leave: its agent was stopped {when}; what runs there goes on"
     at = clock(host.last_seen_at, now=now, zone=zone).removeprefix("at ")
-    return f"{host.name} has not been heard from since {at}"
+    return phrases.SILENT % {"host": host.name, "since": at}
