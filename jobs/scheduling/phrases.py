@@ -44,8 +44,8 @@ LOST = gettext_noop("%(host)s was declared lost")
 NEVER_HEARD = gettext_noop("%(host)s has not been heard from yet")
 SILENT = gettext_noop("%(host)s has not been heard from since %(since)s")
 DEVICE = gettext_noop("GPU %(index)s %(doing)s")
-RUNS = gettext_noop("runs #%(job)s of %(owner)s")
-RUN = gettext_noop("run #%(job)s of %(owner)s")
+RUNS = gettext_noop("runs #%(job)s of %(user)s")
+RUN = gettext_noop("run #%(job)s of %(user)s")
 HAS_FREE = gettext_noop("has %(size)s free")
 HAVE_FREE = gettext_noop("have %(size)s free")
 IS_DRAINED = gettext_noop("is drained by %(person)s")
@@ -98,5 +98,12 @@ PARTS = {
 BETWEEN = {"parents": r"; ", "hosts": r"; ", "devices": r", (?=GPU \d|and \d)"}
 """By placeholder: what stands between the parts, where several may stand there."""
 
-SHAPES = {"index": r"\d+(?:, \d+)*(?: and \d+)?", "job": r"\d+", "free": r"\d+", "all": r"\d+"}
+SHAPES = {
+    "index": r"\d+(?:, \d+)*(?: and \d+)?",
+    "job": r"\d+",
+    "free": r"\d+",
+    "all": r"\d+",
+    "user": r"[^,]+",
+    "what": r"a job slot|\d+ GPUs?(?: with [^;]+? free)?(?: to share)?",
+}
 """By placeholder: what alone may stand there."""

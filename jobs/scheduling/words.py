@@ -105,7 +105,7 @@ def holding(device: DeviceView, *, many: bool = False) -> str:
 
 def _held(device: DeviceView, *, many: bool) -> str:
     if not device.holders or not device.holders[0].shared:
-        return (phrases.RUN if many else phrases.RUNS) % {"job": device.job, "owner": device.job_owner}
+        return (phrases.RUN if many else phrases.RUNS) % {"job": device.job, "user": device.job_owner}
     jobs = listed([f"#{holder.job} of {holder.owner}" for holder in device.holders], most=3)
     leave = "leaves" if len(device.holders) == 1 else "leave"
     left = "" if device.shared_left_mib is None else f", which {leave} {size(device.shared_left_mib)} to share"

@@ -96,3 +96,13 @@ def test_no_placeholder_comes_twice() -> None:
     for template in TEMPLATES:
         names = re.findall(r"%\((\w+)\)s", template)
         assert len(names) == len(set(names)), template
+
+
+@pytest.mark.parametrize("rest", ["runs #501 of mia, #502 of mia, which leave 8 GiB to share", "cannot be read: XID 79"])
+def test_a_part_that_no_template_fits_stays_whole(rest: str) -> None:
+    assert rest in phrases.say(f"Needs 1 GPU; gpu-a has 0 of 1: GPU 0 {rest}.", _marked)
+
+
+def test_a_job_that_never_fits_is_not_taken_for_one_that_waits_for_room() -> None:
+    message = "Needs 3 GPUs on one host; the best of 2 hosts, gpu-a, has 2."
+    assert phrases.say(message, _marked) == message
