@@ -51,6 +51,7 @@ HAVE_FREE = gettext_noop("have %(size)s free")
 IS_DRAINED = gettext_noop("is drained by %(person)s")
 ARE_DRAINED = gettext_noop("are drained by %(person)s")
 AND = gettext_noop("%(some)s and %(last)s")
+OTHERS = gettext_noop("others")
 BEING_STOPPED = gettext_noop("being stopped")
 MORE = gettext_noop("and %(count)s more")
 
@@ -89,6 +90,7 @@ PARTS = {
     "devices": (DEVICE, MORE),
     "index": (AND,),
     "owner": (AND,),
+    "last": (OTHERS,),
     "state": (BEING_STOPPED, gettext_noop("queued"), gettext_noop("held"), gettext_noop("starting"), gettext_noop("running")),
     "doing": (RUNS, RUN, HAS_FREE, HAVE_FREE, IS_DRAINED, ARE_DRAINED),
     "ended": (KILLED_OOM, KILLED, FAILED_CODE_OOM, FAILED_CODE, FAILED_OOM, FAILED),

@@ -103,7 +103,7 @@ def _in_turn(first: Waiting, job: Waiting, before: int) -> str:
 
 def far_behind(request: Request, count: int, owners: Sequence[str] = (), *, others: bool = False) -> Reason:
     """Many go first: told in words that stay true until it has come near to the front. `others`: more than these owners have them."""
-    names = [*owners, *(["others"] if others else [])]
+    names = [*owners, *([phrases.OTHERS] if others else [])]
     listed = phrases.AND % {"some": ", ".join(names[:-1]), "last": names[-1]} if len(names) > 1 else "".join(names)
     of = phrases.OF % {"owner": listed} if names else ""
     return Reason(WaitReason.PRIORITY, phrases.FAR_BEHIND % {"count": count, "of": of, "what": _asked(request)})
