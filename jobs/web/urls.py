@@ -38,6 +38,7 @@ urlpatterns = [
     path("jobs/new/", submit.job_new, name="job-new"),
     path("jobs/<int:number>/", job.job_page, name="job"),
     path("jobs/<int:number>/live/", job.job_live, name="job-live"),
+    path("jobs/<int:number>/log/failure/", job.job_log_failure, name="job-log-failure"),
     path("jobs/<int:number>/log/find/", job.job_log_find, name="job-log-find"),
     path("jobs/<int:number>/log/lines/", job.job_log_lines, name="job-log-lines"),
     path("jobs/<int:number>/<slug:name>/", job.job_action, name="job-action"),

@@ -76,6 +76,18 @@ def test_page_shows_the_traceback_first_and_how_many_failed_alike(ann: User, cli
     assert "3 of the last 4 jobs of ann failed like this" in client.get(f"/jobs/{jobs[0].pk}/").content.decode()
 
 
+def test_traceback_leads_to_its_line_of_the_log(ann: User, client: Any) -> None:
+    job = failed(ann, b"one\ntwo\n" + TRACEBACK + b"after it\n")
+    client.force_login(ann)
+    link = f"/jobs/{job.pk}/log/failure/?attempt=1"
+    assert f'href="{link}"' in client.get(f"/jobs/{job.pk}/").content.decode()
+    last = 2 + TRACEBACK.count(b"\n")
+    assert client.get(link).url == f"/jobs/{job.pk}/?attempt=1#L{last}"
+    assert client.get(f"/jobs/{failed(ann, b'nothing').pk}/log/failure/").status_code == 404
+    client.force_login(person("bob"))
+    assert client.get(link).status_code == 404
+
+
 def test_only_failure_of_its_kind_is_not_counted_out(ann: User, client: Any) -> None:
     job = failed(ann)
     failures.explain(timezone.now())

@@ -12,6 +12,7 @@ from django.contrib import messages
 from django.db.models import Value
 from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
@@ -31,6 +32,8 @@ from jobs.web.verdict import verdict
 from jobs.web.views.overview import Row
 
 DEPENDENTS_SHOWN = 20
+FAILURE_WITHIN = 2**22
+"""Bytes of the end of a log in which its traceback is looked for."""
 STOP_POLLING = 286
 """htmx stops asking at this answer: nothing changes any more."""
 
@@ -93,6 +96,23 @@ def job_log_find(request: UserRequest, number: int) -> HttpResponse:
         for hit in found.hits
     ]
     return JsonResponse({"hits": hits, "next": found.next_at})
+
+
+@signed_in
+def job_log_failure(request: UserRequest, number: int) -> HttpResponse:
+    """Leads to the line of the log where the traceback of `attempt` ends. Only on a click: counting a gigabyte's lines takes seconds."""
+    job = _find(request, number)
+    if not access.may_see_details(request.user, job):
+        raise Http404
+    attempt = _chosen(request, list(job.attempts.order_by("number")))
+    found = _failure(job, attempt)
+    if attempt is None or found is None:
+        raise Http404
+    size = logs.size(number, attempt.number)
+    begin = max(0, size - FAILURE_WITHIN)
+    at = logs.read(number, attempt.number, begin, size - begin).rfind(found.lines[-1].encode())
+    line = f"#L{loglines.line_at(number, attempt.number, begin + at)}" if at >= 0 else "#log"
+    return redirect(f"{reverse('job', args=[number])}?attempt={attempt.number}{line}")
 
 
 def _whole(text: str) -> int | None:
