@@ -43,7 +43,7 @@ def main(depth: int) -> None:
 
 
 def _tidy() -> None:
-    """What PostgreSQL's autovacuum does by itself within a minute; else it would do so while something is measured."""
+    """What PostgreSQL's autovacuum begins by itself within a minute; else it would do so while something is measured."""
     from django.db import connection
 
     if connection.vendor == "postgresql":
