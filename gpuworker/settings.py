@@ -106,6 +106,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     _refuse_unknown(found)
     _refuse_unknown_failpoint(found)
     values = {key: _read(name, found) for key, name in _NAMES.items()}
+    if not found.get("AUTOTRAINER_REQUEUE_AFTER_S"):  # a long grace alone must not keep anybody from starting
+        values["requeue_after_s"] = max(values["requeue_after_s"], 2 * values["kill_grace_s"])
     if values["requeue_after_s"] <= values["kill_grace_s"]:
         raise BadSetting(
             "AUTOTRAINER_REQUEUE_AFTER_S must be more than AUTOTRAINER_KILL_GRACE_S: a training is asked to end before it is over."

@@ -38,6 +38,13 @@ def test_every_field_has_a_setting_or_is_derived() -> None:
 def test_time_to_be_gone_leaves_room_for_the_grace() -> None:
     with pytest.raises(BadSetting, match="AUTOTRAINER_REQUEUE_AFTER_S must be more than AUTOTRAINER_KILL_GRACE_S"):
         load({"AUTOTRAINER_REQUEUE_AFTER_S": "10"})
+    with pytest.raises(BadSetting):
+        load({"AUTOTRAINER_REQUEUE_AFTER_S": "300", "AUTOTRAINER_KILL_GRACE_S": "600"})
+
+
+def test_long_grace_alone_keeps_nobody_from_starting() -> None:
+    found = load({"AUTOTRAINER_KILL_GRACE_S": "600"})
+    assert (found.kill_grace_s, found.requeue_after_s) == (600, 1200)
 
 
 def test_defaults_are_those_of_the_contract(checkout: Path) -> None:
