@@ -38,6 +38,7 @@ from jobs.models import Leader
 from starter import processes
 
 FORMAT = 1
+PIECE_BYTES = 64 * 1024
 SECRETS = ("admin_password", "flower_password", "keys/cluster_key", "keys/cluster_key_previous", "keys/secret_key")
 _MEMBER = re.compile(r"database\.(sqlite3|dump)|manifest\.json|logs/\d+/\d+\.[a-z.]+|" + "|".join(map(re.escape, SECRETS)))
 
@@ -212,6 +213,11 @@ def _extract(tar: tarfile.TarFile, name: str, target: Path) -> None:
         raise CannotRestore(f"The backup has no {name}.")
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        shutil.copyfileobj(source, file)
+        while piece := source.read(PIECE_BYTES):
+            if piece.strip(b"\0"):
+                file.write(piece)
+            else:  # the hole of a log that was cut: with its zeros written out the log could fill the disk
+                file.seek(len(piece), os.SEEK_CUR)
+        file.truncate()
         file.flush()
         os.fsync(file.fileno())

@@ -52,9 +52,13 @@ def test_postgresql_is_put_back_and_what_is_not_known_is_held(postgresql: None, 
     dispatch.run_pass(timezone.now())
     first, _ = host.offers()
     lifecycle.started(host.started(first), host="gpu-a")
+    with open(ours.home / "logs" / "1" / "2.log", "wb") as cut:
+        cut.write(b"begin")
+        cut.seek(64 * 2**20)
+        cut.write(b"end")
     made = backup.make(ours, tmp_path / "kept" / "backup.tar.gz")
     with tarfile.open(made) as tar:
-        assert sorted(tar.getnames()) == ["database.dump", "keys/cluster_key", "logs/1/1.log", "manifest.json"]
+        assert sorted(tar.getnames()) == ["database.dump", "keys/cluster_key", "logs/1/1.log", "logs/1/2.log", "manifest.json"]
     later = submit(ada, "later")
     fence = Dispatch.objects.latest("pk").pk
     (ours.home / "keys" / "cluster_key").write_text("another key")
@@ -72,6 +76,9 @@ def test_postgresql_is_put_back_and_what_is_not_known_is_held(postgresql: None, 
     assert (ours.home / "keys" / "cluster_key").read_text() == "the key"
     assert (summary.aside / "keys" / "cluster_key").read_text() == "another key"
     assert (ours.home / "logs" / "1" / "1.log").read_text() == "epoch 1\n"
+    restored = ours.home / "logs" / "1" / "2.log"
+    assert (restored.stat().st_size, restored.read_bytes().strip(b"\0")) == (64 * 2**20 + 3, b"begin" + bytes(64 * 2**20 - 5) + b"end")
+    assert restored.stat().st_blocks * 512 < 2**20
     assert (summary.aside / "database.dump").stat().st_size
     assert made.stat().st_mode & 0o077 == 0
     host.close()
