@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +35,8 @@ LARGEST_BYTES = 64 * 2**20
 LARGEST_COLLECTED_BYTES = 64 * 2**20
 """Of all files of an attempt together that are fetched without being asked for."""
 COLLECT_FOR = timedelta(hours=1)
+COLLECT_S, FETCH_S = 120.0, 30.0
+"""For all that an attempt left, and for one file of it: letters wait for the same thread, and their leases run."""
 SLACK_S = 2.0
 """What was written before an attempt began is not what it left; both moments are by its host's clock."""
 MOST_PIXELS = 50_000_000
@@ -111,11 +114,11 @@ def collect(job: Job, attempt: Attempt) -> Left:
     left = left_by(job, attempt, wait_s=5.0)
     if left.error or _kept_list(attempt) is not None:
         return left
-    room = LARGEST_COLLECTED_BYTES
+    room, until = LARGEST_COLLECTED_BYTES, time.monotonic() + COLLECT_S
     for file in sorted(left.files, key=lambda one: one.size):
         room -= file.size
-        if room < 0:
-            break
+        if room < 0 or time.monotonic() > until:
+            break  # what is not kept here is asked of the host when somebody wants it
         try:
             _keep(_content_path(attempt, file.name), _fetched(job, attempt, file.name))
         except NotToBeHad as exc:
@@ -176,8 +179,10 @@ def _too_large(attempt: Attempt, name: str, most: int) -> NotToBeHad:
 
 def _fetched(job: Job, attempt: Attempt, name: str, *, patterns: Sequence[str] = (), most: int = LARGEST_BYTES) -> bytes:
     """`patterns`: instead of the job's own. A file that grows meanwhile comes with what it had when it was asked for last."""
-    data = b""
+    data, until = b"", time.monotonic() + FETCH_S
     while True:
+        if time.monotonic() > until:
+            raise NotToBeHad(f"{attempt.host} takes too long to give {name[:200]}: it is there.")
         args = _args(job, attempt, name=name, offset=str(len(data)))
         asked = asking.ask(attempt.host, Ask.ARTIFACT, args, patterns=patterns or job.artifacts, wait_s=10.0)
         if asked.error:

@@ -31,7 +31,7 @@ from jobs.states import TERMINAL
 log = logging.getLogger(__name__)
 
 LEASE = timedelta(minutes=15)
-"""Longer than a send can take; whoever is killed meanwhile is replaced after it."""
+"""Longer than collecting (jobs/artifacts.py) and sending (deadline.py) can take; whoever is killed meanwhile is replaced after it."""
 GIVE_UP_AFTER = timedelta(days=7)
 FIRST_DELAY_S, LONGEST_DELAY_S = 5.0, 6 * 3600.0
 LOG_PATIENCE = timedelta(seconds=60)
@@ -110,7 +110,8 @@ class Postman:
         dead = for_good or now - row.created_at > GIVE_UP_AFTER
         delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (row.tries - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 - to spread
         with self._writing():
-            Notification.objects.filter(pk__in=[one.pk for one in rows]).update(
+            ours = Notification.objects.filter(state=Notification.SENDING, lease_until=now + LEASE)  # unless somebody has taken over
+            ours.filter(pk__in=[one.pk for one in rows]).update(
                 state=Notification.DEAD if dead else Notification.PENDING,
                 error=why,
                 next_at=now + timedelta(seconds=delay_s),

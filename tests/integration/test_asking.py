@@ -22,7 +22,7 @@ from PIL import Image
 from gpuworker import protocol
 from gpuworker.protocol import Ended, Kind, Spec
 from gpuworker.questions import PIECE_BYTES, Answer, Ask, Question, answer_key, questions_key
-from jobs import artifacts, asking, retention
+from jobs import artifacts, asking, logs, retention
 from jobs.models import Attempt, Job, User
 from jobs.states import JobState
 from tests.integration.host import CLUSTER_KEY, HOST, KEY, Host, running_host
@@ -187,6 +187,18 @@ def test_file_that_is_too_large_stays_where_it_is(left: tuple[Job, Attempt], wor
         sparse.truncate(10 * 2**30)
     with pytest.raises(artifacts.NotToBeHad, match="larger than 64 MiB"):
         artifacts.content(*left, "big.bin")
+
+
+def test_host_that_takes_too_long_holds_no_letter_up(left: tuple[Job, Attempt], monkeypatch: pytest.MonkeyPatch) -> None:
+    job, attempt = left
+    monkeypatch.setattr(artifacts, "FETCH_S", -1.0)
+    with pytest.raises(artifacts.NotToBeHad, match="takes too long to give"):
+        artifacts.content(job, attempt, "result.png")
+    monkeypatch.undo()
+    monkeypatch.setattr(artifacts, "COLLECT_S", -1.0)
+    assert [file.name for file in artifacts.collect(job, attempt).files] == ["plots/b.txt", "plots/deep/a.txt", "result.png"]
+    assert not list(logs.log_path(job.pk, 1).parent.glob("1.artifact-*"))
+    assert artifacts.content(job, attempt, "result.png")  # whoever wants it still gets it
 
 
 def test_file_that_grows_comes_with_what_it_had(left: tuple[Job, Attempt], work: Path) -> None:

@@ -27,6 +27,7 @@ from jobs.ingest import Ingest
 from jobs.models import Job, JobEvent, Notification, User
 from jobs.notifications import sending, smtp
 from jobs.notifications.compose import fenced, one_line
+from jobs.notifications.letter import NotSent
 from jobs.notifications.sending import FOLD, GIVE_UP_AFTER, LEASE, Postman, message_id_of, send_again
 from jobs.states import Role
 from tests.integration.fakehost import FakeHost
@@ -239,6 +240,22 @@ def test_letter_that_could_not_be_sent_is_tried_later_and_later(
     post(now)
     assert (rows(), len(box.mails)) == ([("x@example.org", "sent")], 1)
     assert Notification.objects.get().error == ""
+
+
+def test_sender_that_comes_too_late_leaves_the_row_to_whoever_has_taken_over(
+    end: End, box: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end()
+    taken_over = timezone.now() + timedelta(hours=1)
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        Notification.objects.update(lease_until=taken_over)
+        raise NotSent("too late")
+
+    monkeypatch.setattr(smtp, "send", late)
+    post()
+    row = Notification.objects.get()
+    assert (row.state, row.lease_until, row.error) == ("sending", taken_over, "")
 
 
 def test_address_that_is_refused_for_good_is_dead_at_once_and_can_be_tried_again(end: End, box: Mailbox) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import smtplib
+import socket
 from email import encoders
 from email.mime.base import MIMEBase
 from email.utils import parseaddr
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
 from django.core.mail.backends.smtp import EmailBackend
 
+from jobs.notifications.deadline import watch, within
 from jobs.notifications.letter import Attachment, Letter, NotSent
 
 TIMEOUT_S, CHECK_TIMEOUT_S = 30, 5
+"""For each answer."""
+CHECK_LONGEST_S = 15.0
 NAME = "SMTP"
 
 
@@ -29,6 +34,22 @@ def address() -> str:
     return f"{url.hostname}:{url.port or _DEFAULT_PORTS.get(url.scheme, 25)}"
 
 
+class _Watched(smtplib.SMTP):
+    def _get_socket(self, *args: Any) -> socket.socket:
+        return watch(super()._get_socket(*args))  # type: ignore[misc] # typeshed knows it not
+
+
+class _WatchedTls(smtplib.SMTP_SSL, _Watched):
+    """TLS goes around the socket of the other one."""
+
+
+class _Backend(EmailBackend):
+    @property
+    def connection_class(self) -> type[smtplib.SMTP]:
+        return _WatchedTls if self.use_ssl else _Watched
+
+
+@within()
 def send(letter: Letter, recipient: str, *, message_id: str, thread_id: str) -> None:
     """Raises NotSent."""
     mail = EmailMultiAlternatives(
@@ -58,6 +79,7 @@ def send(letter: Letter, recipient: str, *, message_id: str, thread_id: str) -> 
             connection.close()  # Django leaves it open where the server refuses our name.
 
 
+@within(CHECK_LONGEST_S)
 def check() -> str:
     """Signs in and sends nothing; what is there, as a phrase. Raises NotSent."""
     connection = _connection()
@@ -86,12 +108,12 @@ def sender() -> str:
 _DEFAULT_PORTS = {"smtp": 25, "smtp+tls": 587, "smtps": 465, "smtp+ssl": 465}
 
 
-def _connection() -> EmailBackend:
+def _connection() -> _Backend:
     url = urlsplit(settings.AUTOTRAINER.email_url)
     asked = {name: values[-1].lower() in ("true", "1", "yes", "on") for name, values in parse_qs(url.query).items()}
     ssl = url.scheme in ("smtps", "smtp+ssl") or asked.get("ssl", False)
     tls = not ssl and (url.scheme == "smtp+tls" or asked.get("tls", False) or asked.get("starttls", False))
-    return EmailBackend(
+    return _Backend(
         host=url.hostname or "localhost",
         port=url.port or (587 if tls else _DEFAULT_PORTS.get(url.scheme, 25)) if not ssl else url.port or 465,
         username=unquote(url.username or ""),
