@@ -43,6 +43,8 @@ class Told:
     """By request: what its jobs far behind were told."""
     ahead: tuple[str, ...] = ()
     """The owners of jobs near the front whom they were told of."""
+    others: bool = False
+    """And that others have some too: said until the names change, since people come and go."""
     near: frozenset[int] = frozenset()
     """Jobs that were told one by one."""
 
@@ -131,6 +133,8 @@ class Explanation:
         """The same ones as long as all of them have jobs near the front: another name would be written to each job behind."""
         if not self._told.ahead or not all(self._owners[name] for name in self._told.ahead):
             self._told.ahead = tuple(sorted(name for name, _ in self._owners.most_common(MOST_OWNERS)))
+            self._told.others = False
+        self._told.others |= len(self._owners) > len(self._told.ahead)
 
     def _write_far(self, jobs: QuerySet[Job], far: Mapping[int, Reason]) -> bool:
         """Some of these; whether there were any. Not by number: SQLite would read the whole table in its order."""
@@ -146,7 +150,7 @@ class Explanation:
         reason = self._without_room(least)
         if reason.code in _ALIKE:
             return reason
-        return reasons.far_behind(least, TOLD_ONE_BY_ONE, self._told.ahead, others=len(self._owners) > len(self._told.ahead))
+        return reasons.far_behind(least, TOLD_ONE_BY_ONE, self._told.ahead, others=self._told.others)
 
     # --- not in line ----------------------------------------------------------------------------------------------------
 

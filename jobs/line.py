@@ -309,20 +309,31 @@ def positions(job_ids: Iterable[int]) -> dict[int, int]:
 class _Counted:
     """How many wait of each owner with each priority. Of a long line a count a moment old will do: counting takes a while."""
 
-    LONG, FRESH_S = 5000, 2.0
+    LONG, FRESH_S, LONGEST_S = 5000, 2.0, 30.0
+    SHARE = 0.02
+    """Of the time, that may go into counting: PostgreSQL takes long where a queue has grown faster than it was vacuumed."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[int, int], Group] = {}
         self._good_until = 0.0
 
     def groups(self, needed: set[tuple[int, int]]) -> dict[tuple[int, int], Group]:
-        if time.monotonic() < self._good_until and needed <= self._groups.keys():
+        began = time.monotonic()
+        if began < self._good_until:
+            for owner, priority in needed - self._groups.keys():  # a group that is new, and so a short one
+                self._groups.update(_count(in_line().filter(owner=owner, priority=priority)))
             return self._groups
-        counted = in_line().order_by().values_list("owner_id", "priority").annotate(n=Count("pk"), first=Min("pk"))
-        groups = {(owner, priority): Group(owner, priority, n, oldest) for owner, priority, n, oldest in counted}
-        long = sum(group.count for group in groups.values()) > self.LONG
-        self._groups, self._good_until = groups, time.monotonic() + self.FRESH_S if long else 0.0
-        return groups
+        self._groups = _count(in_line())
+        took_s = time.monotonic() - began
+        long = sum(group.count for group in self._groups.values()) > self.LONG
+        kept_s = min(self.LONGEST_S, max(self.FRESH_S, took_s / self.SHARE)) if long else 0.0
+        self._good_until = time.monotonic() + kept_s
+        return self._groups
+
+
+def _count(jobs: QuerySet[Job]) -> dict[tuple[int, int], Group]:
+    counted = jobs.order_by().values_list("owner_id", "priority").annotate(n=Count("pk"), first=Min("pk"))
+    return {(owner, priority): Group(owner, priority, n, oldest) for owner, priority, n, oldest in counted}
 
 
 _counted = _Counted()

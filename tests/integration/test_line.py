@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.db import connection, connections
@@ -275,6 +276,56 @@ def test_far_behind_jobs_are_told_once_and_not_again_with_each_start(
     assert explain() > 200  # who goes first is somebody else now
     assert f"At least 10 jobs of {people[1]} go first" in Job.objects.get(pk=late[0].pk).wait_message
     assert explain() <= 11
+
+
+def test_person_who_comes_and_goes_is_told_of_to_those_far_behind_once(
+    people: list[User], gpu_a: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explanation, "TOLD_ONE_BY_ONE", 12)
+    for owner in people:
+        make(owner, 60, min_gpus=2, max_gpus=2)
+    line.admit(timezone.now())
+    assert dispatch.place(timezone.now()) == 1
+    told, guest = Told(), User.objects.create(username="guest")
+
+    def far() -> str:
+        for _ in Explanation(timezone.now(), told=told).steps():
+            pass
+        return Job.objects.order_by("-pk").exclude(owner=guest).values_list("wait_message", flat=True)[0]
+
+    without = far()
+    assert "jobs of ada, lin and mia go first" in without
+    visits = []
+    for _ in range(2):
+        comes = make(guest, min_gpus=2, max_gpus=2, priority=5)
+        line.admit(timezone.now())
+        visits.append(far())
+        Job.objects.filter(pk=comes[0].pk).update(state=JobState.CANCELLED)
+        visits.append(far())
+    assert "jobs of ada, lin, mia and others go first" in visits[0]
+    assert set(visits) == {visits[0]}
+
+
+def test_long_line_is_counted_for_a_small_share_of_the_time_and_new_groups_at_once(
+    people: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 3))  # each look at it is three seconds after the last one
+    monkeypatch.setattr(line._Counted, "LONG", 10)
+    monkeypatch.setattr(line, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(line, "_counted", line._Counted())
+    jobs = make(people[0], 12)
+    line.admit(NOW)
+    assert line.positions([jobs[-1].pk]) == {jobs[-1].pk: 12}
+    others = make(people[1], 2, priority=9) + make(people[0], 1)
+    line.admit(NOW)
+    assert line.positions([others[0].pk, others[1].pk]) == {others[0].pk: 1, others[1].pk: 2}  # a group that was not there
+    assert line.positions([others[2].pk]) == {others[2].pk: 15}  # exact within its own group
+    make(people[2], 3, priority=20)
+    line.admit(NOW)
+    assert line.positions([others[0].pk]) == {others[0].pk: 1}  # counted a moment ago
+    for _ in range(20):
+        line.positions([others[0].pk])
+    assert line.positions([others[0].pk]) == {others[0].pk: 4}
 
 
 def test_what_fits_nowhere_is_told_so_however_far_behind(people: list[User], gpu_a: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
