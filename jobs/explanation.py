@@ -139,7 +139,7 @@ class Explanation:
     def _write_far(self, jobs: QuerySet[Job], far: Mapping[int, Reason]) -> bool:
         """Some of these; whether there were any. Not by number: SQLite would read the whole table in its order."""
         ids: dict[Reason, list[int]] = defaultdict(list)
-        for pk, key in jobs.order_by().values_list("pk", "request_key")[:WRITTEN_AT_ONCE]:
+        for pk, key in line.by_index(jobs.order_by().values_list("pk", "request_key")[:WRITTEN_AT_ONCE]):
             if key in far:  # else it has come since
                 ids[far[key]].append(pk)
         self._write(ids)
@@ -160,7 +160,7 @@ class Explanation:
         nearest = list(waiting.order_by("ready_at", "pk")[:TOLD_ONE_BY_ONE])
         self._tell_waiting(nearest)
         yield
-        while self._tell_waiting(list(waiting.filter(wait_code="").order_by()[:WRITTEN_AT_ONCE])):
+        while self._tell_waiting(line.by_index(waiting.filter(wait_code="").order_by()[:WRITTEN_AT_ONCE])):
             yield
 
     def _tell_waiting(self, jobs: list[Job]) -> bool:

@@ -11,10 +11,10 @@ import heapq
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connection, transaction
 from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet
@@ -32,6 +32,7 @@ ADMITTED_AT_ONCE = 500
 CHUNK = 64
 ASKED_FOR = ("min_gpus", "max_gpus", "gpu_memory_mib", "hosts", "shared", "time_limit_s", "oom_floor_mib")
 
+Answer = TypeVar("Answer")
 Writing = Callable[[], AbstractContextManager[None]]
 Standings = Mapping[int, Standing]
 
@@ -51,7 +52,7 @@ def admit(now: datetime, *, writing: Writing = transaction.atomic) -> None:
     """Look at what has come or changed, and at what waited for a moment that is over."""
     queued = Job.objects.filter(state=JobState.QUEUED).order_by()  # by number, SQLite would read the whole table in its order
     for to_look_at in (queued.filter(line=Line.NEW), queued.filter(line=Line.WAITING, ready_at__lte=now)):
-        while ids := list(to_look_at.values_list("pk", flat=True)[:ADMITTED_AT_ONCE]):
+        while ids := by_index(to_look_at.values_list("pk", flat=True)[:ADMITTED_AT_ONCE]):
             with writing():
                 _admit(list(to_look_at.filter(pk__in=ids).select_for_update(of=("self",))), now)
 
@@ -99,6 +100,27 @@ def unfinished_parents(ids: Collection[int]) -> dict[int, list[Parent]]:
 
 def _unfinished(**which: Any) -> QuerySet[Any]:
     return Job.after.through._default_manager.filter(**which).exclude(to_job__state=JobState.COMPLETED)
+
+
+# --- reading by an index ------------------------------------------------------------------------------------------------
+
+
+def by_index(asked: QuerySet[Job, Answer]) -> list[Answer]:
+    """What a question has for answer that an index of Job gives at once."""
+    with _index_steps():
+        return list(asked)
+
+
+@contextmanager
+def _index_steps() -> Iterator[None]:
+    """PostgreSQL, whose statistics may not know yet of a queue that has grown in a minute, else sorts and scans all of it."""
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off")
+        yield
 
 
 # --- reading by requests ------------------------------------------------------------------------------------------------
@@ -164,7 +186,10 @@ def after(head: Head, standings: Standings) -> list[Head]:
 def _heads(sql: str, values: Sequence[Any], standings: Standings) -> list[Head]:
     read_hosts: Any = Job._meta.get_field("hosts")
     found = []
-    for pk, priority, owner, key, least, most, memory, hosts, shared, limit_s, floor, before, oldest, name in _by_index(sql, values):
+    with _index_steps(), connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        rows = cursor.fetchall()
+    for pk, priority, owner, key, least, most, memory, hosts, shared, limit_s, floor, before, oldest, name in rows:
         standing = standings.get(owner, NOBODY)
         request = request_of(
             min_gpus=least,
@@ -178,16 +203,6 @@ def _heads(sql: str, values: Sequence[Any], standings: Standings) -> list[Head]:
         turn = order.turn(standing, before, oldest)
         found.append(Head(Waiting(pk, priority, request, name, standing.used, turn), owner, key))
     return found
-
-
-def _by_index(sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """PostgreSQL, whose statistics may not know yet of a queue that has grown in a minute, sorts and scans all of it then,
-    for each step anew. Each step has an index that gives its order."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute("SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off")
-        cursor.execute(sql, values)
-        return list(cursor.fetchall())
 
 
 class Walk:
