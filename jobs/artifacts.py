@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from PIL import Image, ImageOps
 
 from gpuworker.protocol import attempt_key
 from gpuworker.questions import MOST_ARTIFACTS, PIECE_BYTES, Ask
-from jobs import asking, logs
+from jobs import asking, logs, wholefile
 from jobs.models import Attempt, Job
 
 log = logging.getLogger(__name__)
@@ -103,7 +102,7 @@ def beside(job: Job, attempt: Attempt, name: str, *, most: int) -> bytes:
     path = _content_path(attempt, name)
     if not path.exists():
         data = _fetched(job, attempt, name, patterns=[glob.escape(name)], most=most)
-        _keep(path, data)
+        wholefile.write(path, data)
     elif len(data := path.read_bytes()) > most:
         raise _too_large(attempt, name, most)
     return data
@@ -120,10 +119,10 @@ def collect(job: Job, attempt: Attempt) -> Left:
         if room < 0 or time.monotonic() > until:
             break  # what is not kept here is asked of the host when somebody wants it
         try:
-            _keep(_content_path(attempt, file.name), _fetched(job, attempt, file.name))
+            wholefile.write(_content_path(attempt, file.name), _fetched(job, attempt, file.name))
         except NotToBeHad as exc:
             log.info("artifact: %s", exc, extra={"action": "artifact", "job_id": job.pk})
-    _keep(_list_path(attempt), json.dumps([asdict(file) for file in left.files]).encode())
+    wholefile.write(_list_path(attempt), json.dumps([asdict(file) for file in left.files]).encode())
     return left
 
 
@@ -220,14 +219,3 @@ def _kept_list(attempt: Attempt) -> tuple[File, ...] | None:
         return _files(json.loads(_list_path(attempt).read_text()))
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _keep(path: Path, data: bytes) -> None:
-    """A disk that takes nothing leaves them on the host."""
-    fresh = path.with_name(path.name + ".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh.write_bytes(data)
-        os.replace(fresh, path)
-    except OSError as exc:
-        log.warning("artifact not kept: %s", exc, extra={"action": "artifact"})

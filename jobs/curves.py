@@ -7,7 +7,6 @@ What was read is kept beside the log (`<attempt>.curves.json`) with how far it g
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs import logs
+from jobs import logs, wholefile
 
 MOST_CURVES = 12
 MOST_POINTS = 1024
@@ -171,12 +170,8 @@ def _stored(path: Path) -> Reading:
 def _keep(path: Path, reading: Reading) -> None:
     """Two readers at once write the same; the last one counts. A full disk costs the next reader time."""
     curves = [{name: getattr(curve, name) for name in Curve.__slots__} for curve in reading.curves]
-    fresh = path.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}.new")
-    try:
-        fresh.write_text(json.dumps({"version": VERSION, "offset": reading.offset, "curves": curves}, separators=(",", ":")))
-        os.replace(fresh, path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
+    kept = {"version": VERSION, "offset": reading.offset, "curves": curves}
+    wholefile.write(path, json.dumps(kept, separators=(",", ":")).encode())
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -10,8 +10,6 @@ attempt's silences were like is kept beside its log (`<attempt>.rhythm.json`), t
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,11 +21,9 @@ from django.conf import settings
 from gpuworker.measured import DeviceSeries
 from gpuworker.protocol import attempt_key
 from gpuworker.questions import Ask
-from jobs import asking, capacity, lifecycle, logs, samples
+from jobs import asking, capacity, lifecycle, logs, samples, wholefile
 from jobs.models import Attempt, JobEvent
 from jobs.states import JobState
-
-log = logging.getLogger(__name__)
 
 EVENT = "went_quiet"
 EVERY = timedelta(seconds=30)
@@ -104,7 +100,8 @@ class Quiet:
         passed_s = min(now - seen.looked_at, 2 * EVERY).total_seconds() if heard else 0.0
         seen.looked_at = now
         if seen.rhythm.note(logs.size(attempt.job_id, attempt.number), passed_s):
-            _keep(_path(attempt, "rhythm.json"), json.dumps({"printed": seen.rhythm.printed, "longest_s": seen.rhythm.longest_s}))
+            rhythm = {"printed": seen.rhythm.printed, "longest_s": seen.rhythm.longest_s}
+            wholefile.write(_path(attempt, "rhythm.json"), json.dumps(rhythm).encode())
         if seen.rhythm.fell_silent:
             before = _long(max(60.0, seen.rhythm.longest_s))
             return f"It has printed nothing for {_long(seen.rhythm.silent_s)}; before, it never was silent for more than {before}."
@@ -137,7 +134,7 @@ def _is_idle(series: DeviceSeries, idle_s: float, now_s: float) -> bool:
 def _tell(attempt: Attempt, why: str) -> bool:
     """The stacks first: the letter that goes with the event shows them."""
     if stack := _asked_stack(attempt):
-        _keep(_path(attempt, "stack.txt"), stack)
+        wholefile.write(_path(attempt, "stack.txt"), stack.encode())
     return lifecycle.note(attempt, EVENT, f"{why} It was not stopped.", {})
 
 
@@ -177,17 +174,6 @@ def _kept_rhythm(attempt: Attempt) -> Rhythm:
         return Rhythm(size, int(told["printed"]), float(told["longest_s"]))
     except (OSError, ValueError, TypeError, KeyError):
         return Rhythm(size)
-
-
-def _keep(path: Path, text: str) -> None:
-    """A disk that takes nothing costs no more than this."""
-    fresh = path.with_name(path.name + ".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh.write_text(text)
-        os.replace(fresh, path)
-    except OSError as exc:
-        log.debug("%s: %s", path.name, exc, extra={"action": "quiet"})
 
 
 def _long(seconds: float) -> str:

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +13,8 @@ from typing import Any
 
 from django.conf import settings
 
+from jobs import wholefile
 from jobs.hostlink import Heard
-
-log = logging.getLogger(__name__)
 
 MINUTES = 60
 
@@ -121,14 +118,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _write(name: str, body: Mapping[str, Any]) -> None:
-    path = _folder() / f"{name}.json"
-    fresh = path.with_suffix(".new")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(body, separators=(",", ":")))
-        os.replace(fresh, path)
-    except OSError as exc:
-        log.debug("ring of %s: %s", name, exc, extra={"action": "ring"})
+    wholefile.write(_folder() / f"{name}.json", json.dumps(body, separators=(",", ":")).encode())
 
 
 def _hours_until(body: Mapping[str, Any], minute: int) -> dict[str, Hour]:

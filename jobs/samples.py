@@ -7,17 +7,13 @@ what it said before.
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from gpuworker.measured import MOST_DEVICES, MOST_POINTS, DeviceSeries, Measured
-from jobs import logs
+from jobs import logs, wholefile
 from jobs.models import Attempt
-
-log = logging.getLogger(__name__)
 
 LONGEST_STEP_S = 30 * 24 * 3600.0
 
@@ -28,14 +24,7 @@ def store(host: str, told: Measured) -> None:
     attempt = Attempt.objects.filter(job__uid=told.job, number=told.attempt, fence=told.fence, host=host, log_removed_at=None).first()
     if attempt is None:
         return
-    path = path_of(attempt)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_suffix(".new")
-    try:
-        fresh.write_text(json.dumps([series.body() for series in told.series], separators=(",", ":")))
-        os.replace(fresh, path)
-    except OSError as exc:  # A full disk: a chart must not keep the ends of jobs waiting.
-        log.warning("samples of %s: %s", attempt, exc, extra={"action": "samples", "job_id": attempt.job_id})
+    wholefile.write(path_of(attempt), json.dumps([series.body() for series in told.series], separators=(",", ":")).encode())
 
 
 def series_of(attempt: Attempt) -> list[DeviceSeries]:

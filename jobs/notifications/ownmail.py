@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from django.utils.translation import gettext as _
 
 from gpuworker.ownmail import LARGEST_BYTES, MailFault
 from gpuworker.protocol import Ended
-from jobs import artifacts, logs
+from jobs import artifacts, logs, wholefile
 from jobs.models import Attempt, Job
 from jobs.notifications.occasions import Occasion
 
@@ -62,15 +61,8 @@ def keep(attempt: Attempt, report: Ended) -> None:
     """Put it beside the log. A disk that takes nothing costs the training its own letter, never its end."""
     if not (report.mail or report.mail_fault):
         return
-    path = _path(attempt.job_id, attempt.number)
-    fresh = path.with_name(path.name + ".new")
     told = {"text": report.mail, "fault": report.mail_fault} if len(report.mail) <= LARGEST_BYTES else {"fault": MailFault.TOO_LARGE}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh.write_text(json.dumps(told))
-        os.replace(fresh, path)
-    except OSError as exc:
-        log.warning("own mail not kept: %s", exc, extra={"action": "own_mail", "job_id": attempt.job_id})
+    wholefile.write(_path(attempt.job_id, attempt.number), json.dumps(told).encode())
 
 
 def of(job: Job, number: int | None, occasion: Occasion) -> OwnMail:

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from gpuworker.ownmail import LARGEST_BYTES, MailFault
 from gpuworker.protocol import Ended
-from jobs import artifacts, dispatch
+from jobs import artifacts, dispatch, wholefile
 from jobs.ingest import Ingest
 from jobs.models import Attempt, Job, Notification, User
 from jobs.notifications import ownmail
@@ -103,7 +103,7 @@ def test_full_disk_costs_the_letter_and_not_the_end(end: End, box: Mailbox, monk
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ownmail.os, "replace", full)
+    monkeypatch.setattr(wholefile.os, "replace", full)
     job = end({"subject": "mine"})
     assert job.state == JobState.COMPLETED
     assert box.mails[0]["Subject"].endswith("resnet")
