@@ -43,7 +43,7 @@ SECRETS = ("admin_password", "flower_password", "keys/cluster_key", "keys/cluste
 _MEMBER = re.compile(r"database\.(sqlite3|dump)|manifest\.json|logs/\d+/\d+\.[a-z.]+|" + "|".join(map(re.escape, SECRETS)))
 
 
-class CannotRestore(Exception):
+class BackupFailed(Exception):
     """A sentence for whoever asked."""
 
 
@@ -61,7 +61,7 @@ class Manifest:
 
 
 def make(ours: Settings, path: Path, *, logs: bool = True) -> Path:
-    """Write the copy, whole or not at all, readable by its owner only. Services may go on meanwhile. Raises OSError, CannotRestore."""
+    """Write the copy, whole or not at all, readable by its owner only. Services may go on meanwhile. Raises OSError, BackupFailed."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
@@ -116,26 +116,26 @@ def _postgres(program: str, *arguments: str) -> None:
     """pg_dump or pg_restore on our database; its password goes by the environment."""
     found = shutil.which(program) or next((str(path) for path in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))), None)
     if found is None:
-        raise CannotRestore(f"{program} is not installed (Debian and Ubuntu: sudo apt install postgresql-client).")
+        raise BackupFailed(f"{program} is not installed (Debian and Ubuntu: sudo apt install postgresql-client).")
     given: dict[str, Any] = connection.settings_dict
     names = {"PGHOST": "HOST", "PGPORT": "PORT", "PGUSER": "USER", "PGPASSWORD": "PASSWORD", "PGDATABASE": "NAME"}
     environ = os.environ | {name: str(given[key]) for name, key in names.items() if given.get(key)}
     done = subprocess.run([found, *arguments], env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotRestore(f"{program} failed: {done.stderr.strip()[-1000:]}")
+        raise BackupFailed(f"{program} failed: {done.stderr.strip()[-1000:]}")
 
 
 # --- going on from one ------------------------------------------------------------------------------------------------------
 
 
 def restore(ours: Settings, path: Path) -> restored.Summary:
-    """Put a copy in the place of what is here, which is put aside. Raises CannotRestore, OSError, DatabaseError."""
+    """Put a copy in the place of what is here, which is put aside. Raises BackupFailed, OSError, DatabaseError."""
     with _opened(path) as tar:
         manifest = _manifest(tar)
         _refuse_if_in_use(ours)
         if manifest.vendor != connection.vendor:
             mend = "unset DATABASE_URL" if manifest.vendor == "sqlite" else "set DATABASE_URL to an empty database"
-            raise CannotRestore(f"This backup is of {manifest.vendor}, and the database here is {connection.vendor}: {mend}.")
+            raise BackupFailed(f"This backup is of {manifest.vendor}, and the database here is {connection.vendor}: {mend}.")
         aside = ours.home / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         aside.mkdir(mode=0o700, parents=True)
         _load_database(tar, aside)
@@ -150,10 +150,10 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(path) as tar:
             wrong = [member.name for member in tar if not member.isfile() or not _MEMBER.fullmatch(member.name)]
             if wrong:
-                raise CannotRestore(f"{path} is no backup of AutoTrainer: it holds {wrong[0]!r}.")
+                raise BackupFailed(f"{path} is no backup of AutoTrainer: it holds {wrong[0]!r}.")
             yield tar
     except (tarfile.TarError, EOFError) as exc:
-        raise CannotRestore(f"{path} is no backup of AutoTrainer, or it is damaged: {exc}.") from exc
+        raise BackupFailed(f"{path} is no backup of AutoTrainer, or it is damaged: {exc}.") from exc
 
 
 def _manifest(tar: tarfile.TarFile) -> Manifest:
@@ -161,21 +161,21 @@ def _manifest(tar: tarfile.TarFile) -> Manifest:
         file = tar.extractfile("manifest.json")
         told = json.loads(file.read()) if file else {}
         if told["format"] != FORMAT:
-            raise CannotRestore("This backup is of a newer AutoTrainer: restore it with that one.")
+            raise BackupFailed("This backup is of a newer AutoTrainer: restore it with that one.")
         return Manifest(datetime.fromisoformat(told["made_at"]), told["vendor"])
     except (KeyError, ValueError, TypeError) as exc:
-        raise CannotRestore("This is no backup of AutoTrainer: its manifest.json cannot be read.") from exc
+        raise BackupFailed("This is no backup of AutoTrainer: its manifest.json cannot be read.") from exc
 
 
 def _refuse_if_in_use(ours: Settings) -> None:
     running = [service.name for service in processes.services(ours.home) if service.name not in ("agent", "redis")]
     if running:
-        raise CannotRestore(f"AutoTrainer runs here ({', '.join(running)}): stop it first. Trainings go on.")
+        raise BackupFailed(f"AutoTrainer runs here ({', '.join(running)}): stop it first. Trainings go on.")
     tables = connection.introspection.table_names()
     lately = timezone.now() - timedelta(seconds=LEASE_S)
     if Leader._meta.db_table in tables and Leader.objects.filter(renewed_at__gt=lately).exclude(holder="").exists():
         told = f"A control worker was at work on this database within the last {LEASE_S:.0f} s, on another machine perhaps"
-        raise CannotRestore(f"{told}: stop it first. Trainings go on.")
+        raise BackupFailed(f"{told}: stop it first. Trainings go on.")
 
 
 def _load_database(tar: tarfile.TarFile, aside: Path) -> None:
@@ -210,7 +210,7 @@ def _load_files(tar: tarfile.TarFile, ours: Settings, aside: Path) -> None:
 def _extract(tar: tarfile.TarFile, name: str, target: Path) -> None:
     source = tar.extractfile(name)
     if source is None:
-        raise CannotRestore(f"The backup has no {name}.")
+        raise BackupFailed(f"The backup has no {name}.")
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         while piece := source.read(PIECE_BYTES):

@@ -188,7 +188,13 @@ def _attempts(job: Job) -> list[tuple[str, str]]:
 
 def _attempt(attempt: Job) -> str:
     cards = ", ".join(f"GPU {device['index']}" for device in attempt["devices"])
-    said = [words.ending(attempt) or "open", f"on {attempt['host']}", cards, words.duration(words.elapsed_s(attempt))]
+    said = [
+        words.ending(attempt) or "open",
+        f"on {attempt['host']}",
+        cards,
+        words.duration(words.elapsed_s(attempt)),
+        words.commit(attempt),
+    ]
     return ", ".join(each for each in said if each)
 
 

@@ -99,6 +99,15 @@ _OUTCOMES = {
 }
 
 
+def commit(attempt: Mapping[str, Any]) -> str:
+    """Of which commit its code was; empty where there is no repository, or nobody may know."""
+    git = attempt.get("git") or {}
+    if not git.get("commit"):
+        return ""
+    said = f"commit {git['commit'][:10]}" + (f" of {git['branch']}" if git.get("branch") else "")
+    return said + " with changes" if git.get("dirty") else said
+
+
 def ending(attempt: Mapping[str, Any]) -> str:
     """How an attempt ended, in a few words; empty while it runs."""
     outcome = attempt["outcome"]

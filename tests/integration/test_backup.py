@@ -87,7 +87,7 @@ def test_postgresql_is_put_back_and_what_is_not_known_is_held(postgresql: None, 
 def test_backup_is_refused_while_a_control_worker_leads(postgresql: None, ours: Any, tmp_path: Path) -> None:
     made = backup.make(ours, tmp_path / "backup.tar.gz", logs=False)
     Leader.objects.update_or_create(pk=1, defaults={"holder": "another machine", "renewed_at": timezone.now()})
-    with pytest.raises(backup.CannotRestore, match="stop it first"):
+    with pytest.raises(backup.BackupFailed, match="stop it first"):
         backup.restore(ours, made)
 
 
@@ -96,7 +96,7 @@ def test_backup_of_another_database_is_refused(transactional_db: None, ours: Any
     path = tmp_path / "backup.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         backup._add_text(tar, "manifest.json", backup.Manifest(timezone.now(), other).text())
-    with pytest.raises(backup.CannotRestore, match="DATABASE_URL"):
+    with pytest.raises(backup.BackupFailed, match="DATABASE_URL"):
         backup.restore(ours, path)
 
 
@@ -108,5 +108,5 @@ def test_file_that_is_no_backup_is_refused(content: bytes | None, ours: Any, tmp
             tar.add(ours.home / "keys" / "cluster_key", "../../etc/evil")
     else:
         path.write_bytes(content)
-    with pytest.raises(backup.CannotRestore, match="is no backup of AutoTrainer"):
+    with pytest.raises(backup.BackupFailed, match="is no backup of AutoTrainer"):
         backup.restore(ours, path)

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError
 
 from autotrainer_site import backup
+from jobs.web.words import size
 
 
 class Command(BaseCommand):
@@ -27,6 +28,6 @@ class Command(BaseCommand):
         path = Path(options["out"]) if options["out"] else default
         try:
             made = backup.make(ours, path, logs=not options["without_logs"])
-        except (backup.CannotRestore, OSError, DatabaseError) as exc:
+        except (backup.BackupFailed, OSError, DatabaseError) as exc:
             sys.exit(f"No backup was made: {exc}")
-        self.stdout.write(f"{made} ({made.stat().st_size / 2**20:.1f} MiB)")
+        self.stdout.write(f"{made} ({size(made.stat().st_size)})")

@@ -22,7 +22,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             done = backup.restore(settings.AUTOTRAINER, Path(options["file"]))
-        except (backup.CannotRestore, OSError, DatabaseError) as exc:
+        except (backup.BackupFailed, OSError, DatabaseError) as exc:
             sys.exit(f"Not restored: {exc}")
         self.stdout.write(f"Restored as of {done.made_at:%Y-%m-%d %H:%M} UTC. What was here lies in {done.aside}.")
         self.stdout.write(f"{done.held} waiting jobs are held, since they may have run since then: look, and release them.")

@@ -69,3 +69,19 @@ def test_refusal_names_options_and_not_the_fields_of_the_api() -> None:
     detail = "shared jobs must say how much they need: give gpu_memory_mib, or min_gpus 0."
     body = json.dumps({"errors": [{"code": "invalid", "detail": detail, "attr": "shared"}]}).encode()
     assert api._sentences(body) == "shared (--shared): shared jobs must say how much they need: give --min-mem, or -g 0."
+
+
+@pytest.mark.parametrize(
+    ("git", "said"),
+    [
+        (None, ""),
+        ({"commit": "", "branch": "", "dirty": None}, ""),
+        ({"commit": "0123456789abcdef", "branch": "main", "dirty": False}, "commit 0123456789 of main"),
+        ({"commit": "0123456789abcdef", "branch": "", "dirty": True}, "commit 0123456789 with changes"),
+    ],
+)
+def test_attempt_tells_the_commit_of_its_code(git: Any, said: str) -> None:
+    attempt = {"number": 1, "outcome": "completed", "host": "gpu-a", "devices": [], "git": git}
+    attempt |= {"started_at": "2026-11-26T10:00:00Z", "ended_at": "2026-11-26T10:00:05Z"}
+    assert words.commit(attempt) == said
+    assert looking._attempt(attempt).endswith(said or "5s")
