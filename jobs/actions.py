@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.core.exceptions import PermissionDenied
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from jobs import access, lifecycle, swaps
 from jobs.models import Job, User
@@ -20,10 +22,11 @@ _POSSIBLE: dict[str, frozenset[JobState]] = {
     "resubmit": frozenset(JobState),
 }
 _ONLY = {
-    "cancel": "a job that is over cannot be cancelled",
-    "hold": "only queued jobs can be held",
-    "release": "only held jobs can be released",
+    "cancel": gettext_noop("a job that is over cannot be cancelled"),
+    "hold": gettext_noop("only queued jobs can be held"),
+    "release": gettext_noop("only held jobs can be released"),
 }
+gettext_noop("stopping"), gettext_noop("cancelled")  # the other states are marked in jobs.scheduling.phrases and eventphrases
 _CHANGES: dict[str, Callable[..., bool]] = {"cancel": lifecycle.cancel, "hold": lifecycle.hold, "release": lifecycle.release}
 
 
@@ -52,7 +55,7 @@ def perform(name: str, job: Job, actor: User) -> Job:
     done = _CHANGES[name](job, actor=actor)
     job.refresh_from_db()
     if not done:
-        raise ActionRefused(f"Job {job.pk} is {job.state}; {_ONLY[name]}.")
+        raise ActionRefused(_("Job %(job)s is %(state)s; %(only)s.") % {"job": job.pk, "state": _(job.state), "only": _(_ONLY[name])})
     return job
 
 
@@ -60,8 +63,11 @@ def _resubmit(job: Job, actor: User) -> Job:
     if gone := swaps.gone(job.swaps):
         files = ", ".join(sorted(gone))
         raise ActionRefused(
-            f"What was handed in for {files} was removed, because job {job.pk} had ended long ago (AUTOTRAINER_RETENTION_DAYS): "
-            "submit it anew with the file."
+            _(
+                "What was handed in for %(files)s was removed, because job %(job)s had ended long ago (AUTOTRAINER_RETENTION_DAYS): "
+                "submit it anew with the file."
+            )
+            % {"files": files, "job": job.pk}
         )
     return lifecycle.resubmit(job, actor=actor)
 
@@ -81,4 +87,5 @@ def edit(job: Job, changes: Submission, actor: User) -> None:
 
 def started(job: Job) -> str:
     """Why it cannot be edited any more, for whoever tries."""
-    return f"Job {job.pk} is {job.state} and has been started before: resubmit it, or submit a changed copy."
+    told = _("Job %(job)s is %(state)s and has been started before: resubmit it, or submit a changed copy.")
+    return told % {"job": job.pk, "state": _(job.state)}

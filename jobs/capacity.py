@@ -21,7 +21,7 @@ from gpuworker.protocol import IN_USE_IDLE_MIN, IN_USE_MEMORY_MIB, AttemptReadin
 from jobs import hostlink
 from jobs.hostlink import Heard
 from jobs.models import Attempt, Device, Dispatch, Host
-from jobs.scheduling import words
+from jobs.scheduling import phrases, words
 from jobs.scheduling.inventory import DeviceView, Holder, HostView, Orphan, UseRule
 from jobs.scheduling.placement import OVERRUN_S
 from jobs.states import DeviceState, HostState
@@ -190,14 +190,19 @@ def _state(host: Host, heard: Heard | None, used: int) -> HostState:
 
 def _reason(host: Host, view: HostView, now: datetime) -> str:
     """Why a host is not up, or starts nothing, as the rest of a sentence about it."""
+    return _told(host, view, now).removeprefix(f"{host.name} ")
+
+
+def _told(host: Host, view: HostView, now: datetime) -> str:
     if view.state in (HostState.DRAINED, HostState.DRAINING):
-        by = f" by {host.drain_reason}" if host.drain_reason else ""
-        return f"is {'' if view.state is HostState.DRAINED else 'being '}drained{by}"
+        return words.drained(host.name, host.drain_reason, being=view.state is HostState.DRAINING)
     if view.state is HostState.UP and not view.stale and not view.deaf:
         if view.low_disk:
             return words.low_disk(view)
-        return f"cannot read its GPUs: {view.device_error}" if view.device_error else words.running_orphans(view.orphans)
-    return words.away(view, now=now, zone=lab_zone()).removeprefix(f"{host.name} ")
+        if view.device_error:
+            return phrases.CANNOT_READ_NOW % {"host": host.name, "why": view.device_error}
+        return words.running_orphans(view)
+    return words.away(view, now=now, zone=lab_zone())
 
 
 def _rule(host: Host, beat: Beat | None) -> UseRule:
@@ -213,11 +218,12 @@ def _devices(view: HostView, host: Host, rows: list[Device], beat: Beat | None, 
     if beat is None or beat.device_error:
         for row in rows:
             if row.present:
-                detail = f"cannot be read: {beat.device_error}" if beat else "is unknown: its host is silent"
+                detail = phrases.CANNOT_BE_READ_NOW % {"why": beat.device_error} if beat else phrases.IS_UNKNOWN
                 yield _kept(_device_view(view, host, row, row, holders.get(row.uuid, ()), detail), row, instant.now)
         return
     for reading in beat.devices:
-        detail = f"cannot be read: {reading.error}" if reading.error else "is unknown: its host is silent" if view.stale else ""
+        unread = phrases.CANNOT_BE_READ_NOW % {"why": reading.error} if reading.error else ""
+        detail = unread or (phrases.IS_UNKNOWN if view.stale else "")
         own = by_uuid.get(reading.uuid)
         yield _kept(_device_view(view, host, reading, own, holders.get(reading.uuid, ()), detail), own, instant.now)
 
@@ -230,7 +236,7 @@ def _kept(device: DeviceView, row: Device | None, now: datetime) -> DeviceView:
     kept = replace(device, kept_for=row.kept_for.get_username(), kept_until=row.kept_until, kept_by=row.kept_by)
     if device.state is not DeviceState.FREE or not device.allocatable:
         return kept
-    kept = replace(kept, detail=f"kept for {kept.kept_for} until {until:%Y-%m-%d %H:%M} by {kept.kept_by}")
+    kept = replace(kept, detail=f"{until:%Y-%m-%d %H:%M}")
     return replace(kept, reason=_sentence(kept))
 
 

@@ -16,13 +16,15 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from gpuworker.protocol import DeviceReading, Ended, EndReason
-from jobs import audit, hostlink, lifecycle
+from jobs import audit, eventphrases, hostlink, lifecycle
 from jobs.capacity import stale_after_s
 from jobs.hostlink import Heard
 from jobs.models import Attempt, Device, Host, User
 from jobs.models.audit import About, Act
+from jobs.scheduling import phrases
 from jobs.states import HostState
 
 log = logging.getLogger(__name__)
@@ -65,18 +67,18 @@ def resume_device(uuid: str, actor: User) -> bool:
 def drain_unclean(host: str, unclean: Mapping[str, str], *, job_id: int) -> None:
     """Keep devices that a job did not give back clean (UUID -> why) from the next one."""
     for uuid, why in unclean.items():
-        _drain_by_system(host, uuid, f"#{job_id} did not give it back clean ({why})", job_id=job_id)
+        _drain_by_system(host, uuid, phrases.NOT_CLEAN % {"job": job_id, "why": why}, job_id=job_id)
 
 
 def drain_stuck(host: str, uuids: Iterable[str], stuck: str, *, job_id: int) -> None:
     """Keep devices of a job whose processes (`stuck`) cannot be ended from the next one, also when they have gone at last."""
     for uuid in uuids:
-        _drain_by_system(host, uuid, f"{stuck} of #{job_id} does not end", job_id=job_id)
+        _drain_by_system(host, uuid, phrases.DOES_NOT_END % {"processes": stuck, "job": job_id}, job_id=job_id)
 
 
 def _drain_by_system(host: str, uuid: str, reason: str, *, job_id: int | None = None) -> None:
     """Nothing where it is drained already: the first reason counts, and an operator's drain stays the operator's."""
-    fields = {"drain": True, "drained_by_system": True, "drain_reason": f"AutoTrainer: {reason}"[:500]}
+    fields = {"drain": True, "drained_by_system": True, "drain_reason": by_us(reason)}
     if Device.objects.filter(uuid=uuid, host__name=host, drain=False).update(**fields):
         log.warning("device %s of %s drained: %s", uuid, host, reason, extra={"action": "drained", "job_id": job_id})
 
@@ -84,13 +86,13 @@ def _drain_by_system(host: str, uuid: str, reason: str, *, job_id: int | None = 
 def drain_sick_device(host: str, uuid: str, reason: str) -> None:
     """Keep a device on which everything fails from the queue. It looks clean, so only an operator resumes it."""
     open_ = Device.objects.filter(Q(drain=False) | Q(drained_by_system=True), uuid=uuid, host__name=host)
-    if open_.update(drain=True, drained_by_system=False, drain_reason=f"AutoTrainer: {reason}"[:500]):
+    if open_.update(drain=True, drained_by_system=False, drain_reason=by_us(reason)):
         log.error("device %s of %s drained: %s", uuid, host, reason, extra={"action": "drained"})
 
 
 def drain_sick_host(host: str, reason: str) -> None:
     """The same with a whole host."""
-    if Host.objects.filter(name=host, drain=False).update(drain=True, drain_reason=f"AutoTrainer: {reason}"[:500]):
+    if Host.objects.filter(name=host, drain=False).update(drain=True, drain_reason=by_us(reason)):
         log.error("%s drained: %s", host, reason, extra={"action": "drained"})
 
 
@@ -139,8 +141,7 @@ def _resume(devices: QuerySet[Device]) -> int:
 
 def drain_forgetful(host: str, what: str) -> None:
     """Keep new jobs from a host that lost an attempt without a restart: its disk, or its home, is not what it was."""
-    reason = f"AutoTrainer: {what}"[:500]
-    if Host.objects.filter(name=host, drain=False).update(drain=True, drain_reason=reason):
+    if Host.objects.filter(name=host, drain=False).update(drain=True, drain_reason=by_us(what)):
         log.error("%s drained: %s", host, what, extra={"action": "drained"})
 
 
@@ -150,17 +151,19 @@ def declare_lost(host: str, actor: User) -> int:
     Raises HostRefused for a host that still speaks, or that could still start what was offered to it: jobs would run twice.
     """
     if not (row := Host.objects.filter(name=host).first()):
-        raise HostRefused(f"There is no host {host}.")
+        raise HostRefused(_("There is no host %(host)s.") % {"host": host})
     _refuse_alive(host)
     now = timezone.now()
     _refuse_offered(host, now)
     with transaction.atomic():
-        Host.objects.filter(pk=row.pk).update(state=HostState.LOST, reason=f"was declared lost by {actor.get_username()}")
+        Host.objects.filter(pk=row.pk).update(
+            state=HostState.LOST, reason=(phrases.LOST_BY % {"host": "", "person": actor.get_username()}).strip()
+        )
         audit.record(actor, Act.DECLARED_LOST, About.HOST, target=host)
     log.warning("%s declared lost by %s", host, actor.get_username(), extra={"action": "declared_lost"})
     lost = 0
     for attempt in Attempt.objects.filter(outcome="", host=host).select_related("job"):
-        message = f"{actor.get_username()} declared {host} lost"
+        message = eventphrases.DECLARED_LOST % {"person": actor.get_username(), "host": host}
         lost += lifecycle.ended(end_of(attempt, EndReason.HOST_LOST, message, now.timestamp()), host=host)
     return lost
 
@@ -183,9 +186,12 @@ def _refuse_alive(host: str) -> None:
     try:
         heard = hostlink.heard([host]).get(host)
     except (redis.RedisError, OSError) as exc:
-        raise HostRefused(f"Redis does not answer, so whether {host} is dead cannot be told.") from exc
+        raise HostRefused(_("Redis does not answer, so whether %(host)s is dead cannot be told.") % {"host": host}) from exc
     if heard and heard.age_s <= max(stale_after_s(), settings.AUTOTRAINER.host_lost_s):
-        raise HostRefused(f"{host} was heard {heard.age_s:.0f} s ago: drain it, or stop its agent and wait until it is unreachable.")
+        raise HostRefused(
+            _("%(host)s was heard %(seconds)s s ago: drain it, or stop its agent and wait until it is unreachable.")
+            % {"host": host, "seconds": f"{heard.age_s:.0f}"}
+        )
 
 
 def _refuse_offered(host: str, now: datetime) -> None:
@@ -194,8 +200,14 @@ def _refuse_offered(host: str, now: datetime) -> None:
     if attempt := offered.order_by("-offer_expires_at").first():
         left_s = (attempt.offer_expires_at - now).total_seconds()
         raise HostRefused(
-            f"#{attempt.job_id} was offered to {host} a moment ago: were it back soon, it could start it. Try in {left_s:.0f} s."
+            _("#%(job)s was offered to %(host)s a moment ago: were it back soon, it could start it. Try in %(seconds)s s.")
+            % {"job": attempt.job_id, "host": host, "seconds": f"{left_s:.0f}"}
         )
+
+
+def by_us(cause: str) -> str:
+    """The reason of a drain that nobody asked for."""
+    return (phrases.BY_SYSTEM % {"cause": cause})[:500]
 
 
 def by(actor: User, reason: str) -> str:
@@ -205,7 +217,13 @@ def by(actor: User, reason: str) -> str:
 def told(act: Act, about: About, name: str, *, actor: User, changed: int, what: str = "", reason: str = "") -> bool:
     """Write down what was changed, where it was, and wake the scheduler: a resume may let a job start."""
     if changed:
-        audit.record(actor, act, about, target=name, detail=": ".join(filter(None, (what, reason))))
+        audit.record(
+            actor,
+            act,
+            about,
+            target=name,
+            detail=(eventphrases.CHANGED_BECAUSE % {"changed": what, "why": reason}) if what and reason else what or reason,
+        )
         why = f": {reason}" if reason else ""
         log.info("%s %s by %s%s", name, what or act, actor.get_username(), why, extra={"action": str(act)})
         transaction.on_commit(lambda: bool(hostlink.ring()), robust=True)

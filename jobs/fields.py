@@ -14,6 +14,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
+from django.utils.translation import gettext as _
 
 from gpuworker.protocol import valid_host_name
 
@@ -48,17 +49,17 @@ class Field:
 def unfit(text: str) -> str:
     """Why this text can be stored nowhere; empty if it can."""
     if "\0" in text:
-        return "NUL characters are not possible here: leave them out."
+        return _("NUL characters are not possible here: leave them out.")
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "This is not valid Unicode (a lone surrogate): send whole characters."
+        return _("This is not valid Unicode (a lone surrogate): send whole characters.")
     return ""
 
 
 def text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"Write this as text, in quotes; it is {_kind(value)}.")
+        raise ValueError(_("Write this as text, in quotes; it is %(kind)s.") % {"kind": _kind(value)})
     if why := unfit(value):
         raise ValueError(why)
     return value
@@ -67,9 +68,9 @@ def text(value: Any) -> str:
 def name(value: Any) -> str:
     read = text(value).strip()
     if len(read) > 200:
-        raise ValueError(f"At most 200 characters; these are {len(read)}.")
+        raise ValueError(_("At most 200 characters; these are %(count)s.") % {"count": len(read)})
     if _CONTROL.search(read):
-        raise ValueError("Line breaks and control characters are not possible in a name: leave them out.")
+        raise ValueError(_("Line breaks and control characters are not possible in a name: leave them out."))
     return read
 
 
@@ -77,9 +78,12 @@ def command(value: Any) -> str:
     """As it stands: the shell gets every character of it."""
     read = text(value)
     if not read.strip():
-        raise ValueError("The command is empty: write what the shell shall run.")
+        raise ValueError(_("The command is empty: write what the shell shall run."))
     if (length := len(read.encode())) > LONGEST_COMMAND:
-        raise ValueError(f"At most {LONGEST_COMMAND} bytes; these are {length}. Put it into a script and run that.")
+        raise ValueError(
+            _("At most %(most)s bytes; these are %(length)s. Put it into a script and run that.")
+            % {"most": LONGEST_COMMAND, "length": length}
+        )
     return read
 
 
@@ -89,11 +93,11 @@ def directory(base: Path) -> Reader:
     def read(value: Any) -> str:
         path = text(value)
         if path.startswith("~"):
-            raise ValueError("Write the whole path: ~ means another directory for each account and host.")
+            raise ValueError(_("Write the whole path: ~ means another directory for each account and host."))
         if len(path.encode()) > LONGEST_PATH:
-            raise ValueError(f"At most {LONGEST_PATH} bytes.")
+            raise ValueError(_("At most %(most)s bytes.") % {"most": LONGEST_PATH})
         if _CONTROL.search(path):
-            raise ValueError("Line breaks and control characters are not possible in a path: leave them out.")
+            raise ValueError(_("Line breaks and control characters are not possible in a path: leave them out."))
         return str(base / path)
 
     return read
@@ -108,7 +112,7 @@ def reason(value: Any) -> str:
     """Why an operator does something, for those who meet it later."""
     read = text(value).strip()
     if len(read) > LONGEST_REASON:
-        raise ValueError(f"At most {LONGEST_REASON} characters.")
+        raise ValueError(_("At most %(most)s characters.") % {"most": LONGEST_REASON})
     return read
 
 
@@ -116,9 +120,9 @@ def integer(least: int, most: int = LARGEST_INTEGER) -> Reader:
     def read(value: Any) -> int:
         number = _whole(value)
         if number < least:
-            raise ValueError(f"This must be {least} or more; it is {number}.")
+            raise ValueError(_("This must be %(least)s or more; it is %(number)s.") % {"least": least, "number": number})
         if number > most:
-            raise ValueError(f"This must be at most {most}.")
+            raise ValueError(_("This must be at most %(most)s.") % {"most": most})
         return number
 
     return read
@@ -130,7 +134,7 @@ def _whole(value: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"Write a whole number; this is {_kind(value)}.")
+        raise ValueError(_("Write a whole number; this is %(kind)s.") % {"kind": _kind(value)})
     return value
 
 
@@ -145,9 +149,9 @@ def seconds(most: float) -> Reader:
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if isinstance(value, bool) or not math.isfinite(number):
-            raise ValueError(f"Write a number of seconds; this is {_kind(value)}.")
+            raise ValueError(_("Write a number of seconds; this is %(kind)s.") % {"kind": _kind(value)})
         if not 0 <= number <= most:
-            raise ValueError(f"This must be between 0 and {most:g} seconds.")
+            raise ValueError(_("This must be between 0 and %(most)s seconds.") % {"most": f"{most:g}"})
         return number
 
     return read
@@ -155,7 +159,7 @@ def seconds(most: float) -> Reader:
 
 def boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"Write true or false; this is {_kind(value)}.")
+        raise ValueError(_("Write true or false; this is %(kind)s.") % {"kind": _kind(value)})
     return value
 
 
@@ -174,18 +178,18 @@ def moment(value: Any) -> datetime | None:
             found = timezone.make_aware(found, timezone.get_default_timezone())
         found = found.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("Write a date and time such as 2027-01-31T18:00 or 2027-01-31T18:00:00+01:00.") from None
+        raise ValueError(_("Write a date and time such as 2027-01-31T18:00 or 2027-01-31T18:00:00+01:00.")) from None
     if not date(1970, 1, 2) <= found.date() <= date(9000, 1, 1):
-        raise ValueError("This must lie between the years 1970 and 9000.")
+        raise ValueError(_("This must lie between the years 1970 and 9000."))
     return found
 
 
 def job_ids(value: Any) -> list[int]:
     """Numbers of jobs, each once; whether they exist is not asked here."""
     if not isinstance(value, list):
-        raise ValueError(f"Write a list of job numbers, such as [41, 42]; this is {_kind(value)}.")
+        raise ValueError(_("Write a list of job numbers, such as [41, 42]; this is %(kind)s.") % {"kind": _kind(value)})
     if len(value) > MOST_PARENTS:
-        raise ValueError(f"At most {MOST_PARENTS} jobs.")
+        raise ValueError(_("At most %(most)s jobs.") % {"most": MOST_PARENTS})
     return list(dict.fromkeys(map(integer(1, LARGEST_ID), value)))
 
 
@@ -199,57 +203,67 @@ def searched_number(words: str) -> int | None:
 
 def host_names(value: Any) -> list[str]:
     if not isinstance(value, list):
-        raise ValueError(f'Write a list of host names, such as ["gpu-a"]; this is {_kind(value)}.')
+        raise ValueError(_('Write a list of host names, such as ["gpu-a"]; this is %(kind)s.') % {"kind": _kind(value)})
     if len(value) > MOST_HOSTS:
-        raise ValueError(f"At most {MOST_HOSTS} hosts.")
+        raise ValueError(_("At most %(most)s hosts.") % {"most": MOST_HOSTS})
     for each in value:
         if not valid_host_name(text(each)):
-            raise ValueError(f"{each[:70]!r} is not a host name: letters, digits, '_', '.' and '-', at most 63.")
+            raise ValueError(_("%(each)s is not a host name: letters, digits, '_', '.' and '-', at most 63.") % {"each": repr(each[:70])})
     return list(dict.fromkeys(value))
 
 
 def mail_addresses(value: Any) -> list[str]:
     if not isinstance(value, list):
-        raise ValueError(f'Write a list of mail addresses, such as ["ada@example.org"]; this is {_kind(value)}.')
+        raise ValueError(_('Write a list of mail addresses, such as ["ada@example.org"]; this is %(kind)s.') % {"kind": _kind(value)})
     if len(value) > MOST_ADDRESSES:
-        raise ValueError(f"At most {MOST_ADDRESSES} addresses.")
+        raise ValueError(_("At most %(most)s addresses.") % {"most": MOST_ADDRESSES})
     for each in value:
         try:
             validate_email(text(each))
         except ValidationError:
-            raise ValueError(f"{each[:70]!r} is not a mail address.") from None
+            raise ValueError(_("%(each)s is not a mail address.") % {"each": repr(each[:70])}) from None
     return list(dict.fromkeys(value))
 
 
 def patterns(value: Any) -> list[str]:
     """Of files beneath the working directory."""
     if not isinstance(value, list):
-        raise ValueError(f'Write a list of patterns, such as ["result_*.png"]; this is {_kind(value)}.')
+        raise ValueError(_('Write a list of patterns, such as ["result_*.png"]; this is %(kind)s.') % {"kind": _kind(value)})
     if len(value) > MOST_PATTERNS:
-        raise ValueError(f"At most {MOST_PATTERNS} patterns.")
+        raise ValueError(_("At most %(most)s patterns.") % {"most": MOST_PATTERNS})
     for each in value:
         parts = text(each).split("/")
         if not all(parts) or ".." in parts or "." in parts or len(each) > LONGEST_PATTERN:
-            raise ValueError(f"{each[:70]!r} is no pattern of files in the working directory, such as result_*.png or plots/**/*.png.")
+            raise ValueError(
+                _("%(each)s is no pattern of files in the working directory, such as result_*.png or plots/**/*.png.")
+                % {"each": repr(each[:70])}
+            )
     return list(dict.fromkeys(value))
 
 
 def variables(value: Any) -> dict[str, str]:
     """Environment variables, as the kernel takes them."""
     if not isinstance(value, dict):
-        raise ValueError(f'Write an object such as {{"EPOCHS": "3"}}; this is {_kind(value)}.')
+        raise ValueError(_('Write an object such as {"EPOCHS": "3"}; this is %(kind)s.') % {"kind": _kind(value)})
     if len(value) > MOST_VARIABLES:
-        raise ValueError(f"At most {MOST_VARIABLES} variables; these are {len(value)}.")
+        raise ValueError(_("At most %(most)s variables; these are %(count)s.") % {"most": MOST_VARIABLES, "count": len(value)})
     total = 0
     for key, each in value.items():
         if not _VARIABLE.fullmatch(text(key)):
-            raise ValueError(f"{key[:70]!r} is not a name of a variable: letters, digits and '_', not beginning with a digit.")
+            raise ValueError(
+                _("%(key)s is not a name of a variable: letters, digits and '_', not beginning with a digit.") % {"key": repr(key[:70])}
+            )
         length = len(key) + len(_value(key, each).encode())
         total += length
         if length > LONGEST_VARIABLE:
-            raise ValueError(f"{key[:70]} has {length} bytes; at most {LONGEST_VARIABLE} are possible.")
+            raise ValueError(
+                _("%(key)s has %(length)s bytes; at most %(most)s are possible.")
+                % {"key": key[:70], "length": length, "most": LONGEST_VARIABLE}
+            )
     if total > LONGEST_ENVIRONMENT:
-        raise ValueError(f"These are {total} bytes together; at most {LONGEST_ENVIRONMENT} are possible.")
+        raise ValueError(
+            _("These are %(total)s bytes together; at most %(most)s are possible.") % {"total": total, "most": LONGEST_ENVIRONMENT}
+        )
     return dict(value)
 
 
@@ -257,7 +271,7 @@ def _value(key: str, value: Any) -> str:
     try:
         return text(value)
     except ValueError as exc:
-        raise ValueError(f"{key[:70]}: {exc}") from None
+        raise ValueError(_("%(key)s: %(why)s") % {"key": key[:70], "why": exc}) from None
 
 
 def not_yet(empty: Any, what: str) -> Reader:
@@ -266,7 +280,7 @@ def not_yet(empty: Any, what: str) -> Reader:
     def read(value: Any) -> Any:
         if value == empty and type(value) is type(empty):
             return empty
-        raise ValueError(f"This version of AutoTrainer does not {what} yet: leave this field out.")
+        raise ValueError(_("This version of AutoTrainer does not %(what)s yet: leave this field out.") % {"what": what})
 
     return read
 
@@ -274,7 +288,7 @@ def not_yet(empty: Any, what: str) -> Reader:
 def one_of(*choices: str) -> Reader:
     def read(value: Any) -> str:
         if value not in choices:
-            raise ValueError(f"Write one of {', '.join(choices)}.")
+            raise ValueError(_("Write one of %(value)s.") % {"value": ", ".join(choices)})
         return str(value)
 
     return read
@@ -284,6 +298,7 @@ def _kind(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, str):
-        return f"the text {value[:40]!r}"
-    kinds = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+        return _("the text %(value)s") % {"value": repr(value[:40])}
+    number = _("a number")
+    kinds = {bool: _("true or false"), int: number, float: number, list: _("a list"), dict: _("an object")}
     return kinds.get(type(value), type(value).__name__)

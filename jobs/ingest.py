@@ -19,7 +19,7 @@ from django.utils import timezone
 from gpuworker import failpoints, protocol
 from gpuworker.measured import Measured
 from gpuworker.protocol import Ack, BadEnvelope, BadMessage, Ended, Kind, LogChunk, Refused, Started, Stuck
-from jobs import drains, hostlink, lifecycle, logs, samples, suspects
+from jobs import drains, eventphrases, hostlink, lifecycle, logs, samples, suspects
 from jobs.models import Attempt, Host
 from jobs.notifications import ownmail
 
@@ -195,8 +195,8 @@ def _keep_unclean(host: str, attempt: Attempt, report: Ended) -> None:
     unclean = {uuid: _text(why) for uuid, why in report.unclean.items()}
     drains.drain_unclean(host, unclean, job_id=attempt.job_id)
     index = {device.uuid: f"GPU {device.index}" for device in report.devices}
-    told = " ".join(f"{index.get(uuid, uuid)} did not come back clean: {why}" for uuid, why in unclean.items())
-    lifecycle.note(attempt, "device_unclean", f"{told} It is drained until it is clean, or an operator resumes it.", {"unclean": unclean})
+    told = [eventphrases.UNCLEAN % {"device": index.get(uuid, uuid), "why": why} for uuid, why in unclean.items()]
+    lifecycle.note(attempt, "device_unclean", " ".join([*told, eventphrases.DRAINED_UNTIL_CLEAN]), {"unclean": unclean})
 
 
 def _take_stuck(host: str, report: Stuck) -> None:
@@ -204,7 +204,7 @@ def _take_stuck(host: str, report: Stuck) -> None:
     if attempt is None:
         return
     stuck = _text(", ".join(report.processes))[:400]
-    message = f"Attempt {attempt.number} cannot be ended: SIGKILL does nothing to {stuck}. Its devices are drained, and not free before."
+    message = f"{eventphrases.STUCK % {'attempt': attempt.number, 'processes': stuck}} {eventphrases.DRAINED_FOR_STUCK}"
     with transaction.atomic():
         drains.drain_stuck(host, [device["uuid"] for device in attempt.devices], stuck, job_id=attempt.job_id)
         lifecycle.note(attempt, "stuck", message, {"processes": list(report.processes)})

@@ -16,7 +16,7 @@ from django.utils.html import format_html
 from django.utils.http import urlsafe_base64_encode
 from django.utils.translation import gettext as _
 
-from jobs import audit
+from jobs import audit, eventphrases
 from jobs.models import User
 from jobs.models.audit import About, Act
 from jobs.notifications import channels
@@ -27,7 +27,7 @@ LIFETIME = timedelta(seconds=settings.PASSWORD_RESET_TIMEOUT)
 
 def make_link(person: User, *, actor: User | None) -> str:
     """The address where `person` sets a password."""
-    audit.record(actor, Act.LINK_MADE, About.PERSON, target=person.get_username(), detail="It sets a password.")
+    audit.record(actor, Act.LINK_MADE, About.PERSON, target=person.get_username(), detail=eventphrases.SETS_PASSWORD)
     return _address(person)
 
 
@@ -39,7 +39,7 @@ def mail_link(person: User, *, actor: User | None) -> str:
         raise NotSent(_("No way to send mail is set up (EMAIL_URL or AUTOTRAINER_EMINDER_URL): hand over the link."))
     message_id = f"<password.{default_token_generator.make_token(person)[-20:]}@autotrainer>"
     channels.BY_NAME[way].send(_letter(person, _address(person)), person.email, message_id=message_id, thread_id=message_id)
-    told = f"It sets a password, and was mailed to {person.email}."
+    told = eventphrases.MAILED % {"address": person.email}
     audit.record(actor, Act.LINK_MADE, About.PERSON, target=person.get_username(), detail=told)
     return person.email
 

@@ -9,7 +9,9 @@ from datetime import datetime
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
+from jobs import eventphrases
 from jobs.drains import by, told
 from jobs.models import Device, User
 from jobs.models.audit import About, Act
@@ -27,12 +29,12 @@ class KeepRefused(Exception):
 def keep(uuid: str, actor: User, *, person: str, until: datetime | None, reason: str = "") -> bool:
     """Raises KeepRefused; False if there is no such device."""
     if until is None or until <= timezone.now():
-        raise KeepRefused("until", "Write a moment in the future, such as 2027-01-31T18:00.")
+        raise KeepRefused("until", _("Write a moment in the future, such as 2027-01-31T18:00."))
     user = User.objects.filter(username=person, is_active=True).first()
     if user is None:
-        raise KeepRefused("user", f"Nobody of the name {person!r} can sign in here.")
+        raise KeepRefused("user", _("Nobody of the name %(person)s can sign in here.") % {"person": repr(person)})
     kept = Device.objects.filter(uuid=uuid).update(kept_for=user, kept_until=until, kept_by=by(actor, reason))
-    what = f"kept for {person} until {until.isoformat(timespec='minutes')}"
+    what = eventphrases.KEPT_FOR % {"user": person, "until": until.isoformat(timespec="minutes")}
     return told(Act.KEPT, About.DEVICE, uuid, actor=actor, changed=kept, what=what, reason=reason)
 
 
@@ -40,4 +42,4 @@ def keep(uuid: str, actor: User, *, person: str, until: datetime | None, reason:
 def give_back(uuid: str, actor: User) -> bool:
     """Undo `keep`. False if there is no such device."""
     given = Device.objects.filter(uuid=uuid).update(kept_for=None, kept_until=None, kept_by="")
-    return told(Act.GIVEN_BACK, About.DEVICE, uuid, actor=actor, changed=given, what="kept for nobody any more")
+    return told(Act.GIVEN_BACK, About.DEVICE, uuid, actor=actor, changed=given, what=eventphrases.KEPT_NO_MORE)

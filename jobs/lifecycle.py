@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from gpuworker import failpoints, protocol
 from gpuworker.protocol import Ended, Refused, Started
-from jobs import audit, capacity, hostlink, line, settlement, swaps
+from jobs import audit, capacity, eventphrases, hostlink, line, settlement, swaps
 from jobs.models import Attempt, Dispatch, Job, JobEvent, User
 from jobs.models.audit import About, Act
 from jobs.notifications import outbox
@@ -55,7 +55,12 @@ def submit(owner: User, fields: Mapping[str, Any], *, after: Collection[Job] = (
         if after:
             job.after.set(after)
         transaction.on_commit(lambda: failpoints.hit("submit.committed"))
-        _event(job.pk, "submitted", f"Submitted by {owner.get_username()}{' and held' if hold else ''}.", actor=owner)
+        _event(
+            job.pk,
+            "submitted",
+            (eventphrases.SUBMITTED_HELD if hold else eventphrases.SUBMITTED) % {"person": owner.get_username()},
+            actor=owner,
+        )
         _wake_on_commit(job)
         failpoints.hit("submit.uncommitted")
     return job
@@ -76,14 +81,20 @@ def edit(job: Job, changes: Mapping[str, Any], *, after: Collection[Job] | None 
         if after is not None:
             job.after.set(after)
         names = sorted([*changes, *(["after"] if after is not None else [])])
-        _event(job.pk, "edited", f"{actor.get_username()} changed {', '.join(names)}.", actor=actor, data={"fields": names})
+        _event(
+            job.pk,
+            "edited",
+            eventphrases.EDITED % {"person": actor.get_username(), "fields": ", ".join(names)},
+            actor=actor,
+            data={"fields": names},
+        )
         _wake_on_commit(job)
     return True
 
 
 def hold(job: Job, *, actor: User) -> bool:
     """Keep a queued job from starting; False if it is not queued."""
-    message = f"Held by {actor.get_username()}."
+    message = eventphrases.HELD % {"person": actor.get_username()}
     return _move(job.pk, {JobState.QUEUED}, JobState.HELD, "held", message, actor=actor, **_held_by(actor))
 
 
@@ -99,7 +110,7 @@ def release(job: Job, *, actor: User) -> bool:
             {JobState.HELD},
             JobState.QUEUED,
             "released",
-            f"Released by {actor.get_username()}.",
+            eventphrases.RELEASED % {"person": actor.get_username()},
             actor=actor,
             wait_code="",
             wait_message="",
@@ -115,7 +126,7 @@ def cancel(job: Job, *, actor: User) -> bool:
     name = actor.get_username()
     with transaction.atomic():
         _locked(job.pk)
-        if _end(job.pk, WAITING, JobState.CANCELLED, f"Cancelled by {name}.", actor=actor):
+        if _end(job.pk, WAITING, JobState.CANCELLED, eventphrases.CANCELLED % {"person": name}, actor=actor):
             _wake_on_commit(job)
             return True
         if _move(
@@ -123,7 +134,7 @@ def cancel(job: Job, *, actor: User) -> bool:
             {JobState.STARTING, JobState.RUNNING},
             JobState.STOPPING,
             "stopping",
-            f"{name} cancelled it; its processes are being ended.",
+            eventphrases.BEING_CANCELLED % {"person": name},
             actor=actor,
             cancel_requested_at=timezone.now(),
         ):
@@ -136,7 +147,7 @@ def resubmit(job: Job, *, actor: User, changes: Mapping[str, Any] | None = None)
     """A new job of `actor`, copied from an old one."""
     fields = {name: getattr(job, name) for name in COPIED} | dict(changes or {})
     copy = submit(actor, fields)
-    _event(copy.pk, "copied", f"Copied from #{job.pk}.", actor=actor, data={"from": job.pk})
+    _event(copy.pk, "copied", eventphrases.COPIED % {"job": job.pk}, actor=actor, data={"from": job.pk})
     return copy
 
 
@@ -181,7 +192,7 @@ def dispatch(job: Job, *, host: str, devices: list[dict[str, Any]], now: datetim
             {JobState.QUEUED},
             JobState.STARTING,
             "dispatched",
-            f"Attempt {job.next_attempt} is starting on {where}.",
+            eventphrases.STARTING % {"attempt": job.next_attempt, "where": where},
             attempt=job.next_attempt,
             wait_code="",
             wait_message="",
@@ -217,7 +228,7 @@ def overlay_ended(attempt: Attempt, target: str) -> bool:
     told = JobEvent.objects.filter(job_id=attempt.job_id, attempt=attempt.number, type="overlay_ended", data__target=target)
     if told.exists():
         return False
-    message = f"{target} was replaced by somebody while attempt {attempt.number} runs: it sees the file itself now, not the swapped one."
+    message = eventphrases.OVERLAY_ENDED % {"target": target, "attempt": attempt.number}
     _event(attempt.job_id, "overlay_ended", message, attempt=attempt.number, data={"target": target})
     return True
 
@@ -228,12 +239,12 @@ def end_stopped(job_id: int) -> bool:
         _locked(job_id)
         if Attempt.objects.filter(job_id=job_id, outcome="").exists():
             return False
-        return _end(job_id, {JobState.STOPPING}, JobState.CANCELLED, "Cancelled; nothing of it was left to end.")
+        return _end(job_id, {JobState.STOPPING}, JobState.CANCELLED, eventphrases.NOTHING_LEFT)
 
 
-def hold_because(job_id: int, why: str) -> bool:
+def hold_because(job_id: int, why: str, mend: str) -> bool:
     """Keep a queued job from starting until a person has looked; False if it is not queued."""
-    message = f"Held: {why}"
+    message = " ".join([eventphrases.HELD_BECAUSE % {"cause": why}, mend])
     return _move(
         job_id, {JobState.QUEUED}, JobState.HELD, "held", message, wait_code=WaitReason.HELD, wait_message=message, not_before=None
     )
@@ -241,8 +252,8 @@ def hold_because(job_id: int, why: str) -> bool:
 
 def give_up_dependents(job_id: int, parent: Job) -> bool:
     """A queued job whose parent failed or was cancelled is cancelled too, with the reason."""
-    reason = f"#{parent.pk} {parent.name}, which it waits for, {'failed' if parent.state == JobState.FAILED else 'was cancelled'}."
-    return _end(job_id, WAITING, JobState.CANCELLED, f"Cancelled: {reason}")
+    why = eventphrases.PARENT_FAILED if parent.state == JobState.FAILED else eventphrases.PARENT_CANCELLED
+    return _end(job_id, WAITING, JobState.CANCELLED, why % {"job": parent.pk, "name": parent.name})
 
 
 # --- what hosts report --------------------------------------------------------------------------------------------------
@@ -261,7 +272,7 @@ def started(report: Started, *, host: str) -> bool:
         if mine.update(started_at=at, devices=devices, boot_id=report.boot_id, pid=report.pid, start_ticks=report.start_ticks) != 1:
             return False
         Job.objects.filter(pk=attempt.job_id, started_at=None).update(started_at=at)
-        message = f"Attempt {attempt.number} is running on {host}{_named(devices)}."
+        message = eventphrases.RUNNING % {"attempt": attempt.number, "where": f"{host}{_named(devices)}"}
         moved = _move(
             attempt.job_id,
             {JobState.STARTING},
@@ -286,7 +297,7 @@ def refused(report: Refused, *, host: str) -> bool:
     attempt = open_attempt(report.job, report.attempt, report.fence, host)
     if attempt is None or attempt.started_at is not None:
         return False
-    return withdraw(attempt, f"{host} refused it: {report.message}", **_later(attempt, report))
+    return withdraw(attempt, eventphrases.REFUSED % {"host": host, "why": report.message.rstrip(".")}, **_later(attempt, report))
 
 
 def _later(attempt: Attempt, report: Refused) -> dict[str, Any]:
@@ -311,9 +322,9 @@ def withdraw(attempt: Attempt, reason: str, **later: Any) -> bool:
             return False
         waiting = _after_refusals(attempt, timezone.now())
         Dispatch.objects.filter(pk=attempt.fence).update(refusal=reason[:1000])
-        if _end(attempt.job_id, {JobState.STOPPING}, JobState.CANCELLED, "Cancelled before it started.", attempt=attempt.number):
+        if _end(attempt.job_id, {JobState.STOPPING}, JobState.CANCELLED, eventphrases.NEVER_STARTED, attempt=attempt.number):
             return True
-        message = f"Back in the queue: {reason}"
+        message = eventphrases.BACK % {"cause": reason}
         _move(attempt.job_id, {JobState.STARTING}, JobState.QUEUED, "requeued", message, attempt=attempt.number, **(waiting | later))
         failpoints.hit("ingest.refusal_uncommitted")
         _wake_on_commit()
@@ -327,7 +338,7 @@ def _after_refusals(attempt: Attempt, now: datetime) -> dict[str, Any]:
     if before < REFUSED_AT_ONCE:
         return {"not_before": None}
     delay_s = min(LONGEST_REFUSED_S, 2.0 ** (before - REFUSED_AT_ONCE))
-    told = f"Taken back {before + 1} times; offered again in {delay_s:.0f} s."
+    told = eventphrases.TAKEN_BACK % {"n": before + 1, "seconds": f"{delay_s:.0f}"}
     return {"not_before": now + timedelta(seconds=delay_s), "wait_code": WaitReason.BACKOFF, "wait_message": told}
 
 

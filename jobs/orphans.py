@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.conf import settings
 
-from jobs import audit, capacity, hostlink, lifecycle
+from jobs import audit, capacity, eventphrases, hostlink, lifecycle
 from jobs.hostlink import Heard
 from jobs.models import Job
 from jobs.models.audit import About, Act
@@ -50,8 +50,7 @@ def hold_their_jobs(beats: Mapping[str, Heard]) -> None:
     """A job of which a host runs an unknown attempt would run twice at once."""
     found = {orphan.job: host for host, orphan in all_of(capacity.hosts_now(beats=beats)).values()}
     for pk, uid in Job.objects.filter(uid__in=[*filter(_is_uuid, found)], state=JobState.QUEUED).values_list("pk", "uid"):
-        told = f"{found[str(uid)]} runs an attempt of it that the database does not know (manage.py orphans lists it)."
-        lifecycle.hold_because(pk, f"{told} Release it once that is over.")
+        lifecycle.hold_because(pk, eventphrases.UNKNOWN_ATTEMPT % {"host": found[str(uid)]}, eventphrases.ONCE_OVER)
 
 
 def end(key: str) -> str:

@@ -21,8 +21,9 @@ from django.conf import settings
 from gpuworker.measured import DeviceSeries
 from gpuworker.protocol import attempt_key
 from gpuworker.questions import Ask
-from jobs import asking, capacity, lifecycle, logs, samples, wholefile
+from jobs import asking, capacity, eventphrases, lifecycle, logs, samples, wholefile
 from jobs.models import Attempt, JobEvent
+from jobs.scheduling import phrases
 from jobs.states import JobState
 
 EVENT = "went_quiet"
@@ -104,12 +105,12 @@ class Quiet:
             wholefile.write(_path(attempt, "rhythm.json"), json.dumps(rhythm).encode())
         if seen.rhythm.fell_silent:
             before = _long(max(60.0, seen.rhythm.longest_s))
-            return f"It has printed nothing for {_long(seen.rhythm.silent_s)}; before, it never was silent for more than {before}."
+            return eventphrases.SILENT % {"long": _long(seen.rhythm.silent_s), "longest": before}
         if heard and now >= seen.samples_at:
             seen.samples_at = now + min(LOOK_AT_SAMPLES_EVERY, timedelta(seconds=settings.AUTOTRAINER.idle_s / 4))
             if idle(samples.series_of(attempt), len(attempt.devices), idle_s=settings.AUTOTRAINER.idle_s, now_s=now.timestamp()):
-                whose = "Its GPU has" if len(attempt.devices) == 1 else "Its GPUs have"
-                return f"{whose} shown 0 % for {_long(settings.AUTOTRAINER.idle_s)}."
+                told = eventphrases.IDLE if len(attempt.devices) == 1 else eventphrases.IDLE_ALL
+                return told % {"long": _long(settings.AUTOTRAINER.idle_s)}
         return ""
 
 
@@ -135,7 +136,7 @@ def _tell(attempt: Attempt, why: str) -> bool:
     """The stacks first: the letter that goes with the event shows them."""
     if stack := _asked_stack(attempt):
         wholefile.write(_path(attempt, "stack.txt"), stack.encode())
-    return lifecycle.note(attempt, EVENT, f"{why} It was not stopped.", {})
+    return lifecycle.note(attempt, EVENT, f"{why} {eventphrases.NOT_STOPPED}", {})
 
 
 def _asked_stack(attempt: Attempt) -> str:
@@ -178,8 +179,8 @@ def _kept_rhythm(attempt: Attempt) -> Rhythm:
 
 def _long(seconds: float) -> str:
     if seconds < 60:
-        return f"{seconds:.0f} seconds"
+        return eventphrases.SECONDS % {"n": f"{seconds:.0f}"}
     minutes = round(seconds / 60)
     hours, rest = divmod(minutes, 60)
-    said = [f"{hours} hour{'s' * (hours > 1)}"] * (hours > 0) + [f"{rest} minute{'s' * (rest > 1)}"] * (rest > 0)
-    return " and ".join(said)
+    parts = ((hours, eventphrases.ONE_HOUR, eventphrases.HOURS), (rest, eventphrases.ONE_MINUTE, eventphrases.MINUTES))
+    return eventphrases.TOGETHER.join(phrases.counted(*part) for part in parts if part[0])

@@ -18,10 +18,11 @@ from django.db import transaction
 
 from gpuworker import protocol
 from gpuworker.protocol import EndReason
-from jobs import drains, hostlink, lifecycle, orphans
+from jobs import drains, eventphrases, hostlink, lifecycle, orphans
 from jobs.capacity import LEFTOVER_AFTER_S, stale_after_s
 from jobs.hostlink import Heard
 from jobs.models import Attempt, Dispatch, Host, Job
+from jobs.scheduling import phrases
 from jobs.silence import Silences
 from jobs.specs import spec_of
 from jobs.states import TERMINAL, WAITING, JobState
@@ -157,7 +158,8 @@ class Reconciler:
             return
         elif not hostlink.waiting_reports(attempt.host):
             with self._writing():
-                lifecycle.withdraw(attempt, f"{attempt.host} did not start it within {(now - attempt.created_at).total_seconds():.0f} s.")
+                waited_s = (now - attempt.created_at).total_seconds()
+                lifecycle.withdraw(attempt, eventphrases.TOO_LATE % {"host": attempt.host, "seconds": f"{waited_s:.0f}"})
 
     def _offer_again(self, attempt: Attempt, now: datetime) -> None:
         hostlink.ask_again(attempt.host, job=str(attempt.job.uid), attempt=attempt.number, fence=attempt.fence)
@@ -173,7 +175,7 @@ class Reconciler:
             return
         if hostlink.bar(attempt.host, job=str(attempt.job.uid), fence=attempt.fence):
             with self._writing():
-                lifecycle.withdraw(attempt, f"{attempt.host} fell silent before it took it.")
+                lifecycle.withdraw(attempt, eventphrases.FELL_SILENT % {"host": attempt.host})
 
 
 def _was_after(host: Heard, moment: datetime | None) -> bool:
@@ -189,12 +191,12 @@ def _lists(host: Heard, attempt: Attempt) -> bool:
 
 def _end_missing(attempt: Attempt, *, rebooted: bool, now: datetime) -> None:
     if rebooted:
-        reason, message = EndReason.HOST_LOST, f"{attempt.host} was started again meanwhile"
+        reason, message = EndReason.HOST_LOST, eventphrases.STARTED_AGAIN % {"host": attempt.host}
     else:
-        reason, message = EndReason.EXIT_LOST, f"{attempt.host} knows nothing of it any more"
+        reason, message = EndReason.EXIT_LOST, eventphrases.KNOWS_NOTHING % {"host": attempt.host}
     ended = lifecycle.ended(drains.end_of(attempt, reason, message, now.timestamp()), host=attempt.host)
     if ended and not rebooted:
-        drains.drain_forgetful(attempt.host, f"it knows nothing any more of {attempt}, which it ran; is its disk or its home another one?")
+        drains.drain_forgetful(attempt.host, phrases.FORGETFUL % {"attempt": attempt})
 
 
 # --- jobs without attempts ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 from django.db import connection, transaction
 from django.utils import timezone
 
-from jobs import lifecycle
+from jobs import eventphrases, lifecycle
 from jobs.models import Attempt, Dispatch, Job
 from jobs.settlement import FAULT_BUDGET
 from jobs.states import JobState
@@ -34,10 +34,10 @@ def look_through(*, made_at: datetime, aside: Path) -> Summary:
         for model, by in FURTHER_ON.items():
             _begin_further_on(model._meta.db_table, by)
         for attempt in Attempt.objects.filter(outcome="", started_at=None, job__state=JobState.STARTING).select_related("job"):
-            lifecycle.withdraw(attempt, "A backup was restored: what became of this offer is not known.")
-        why = f"The database was restored from a backup of {timezone.localtime(made_at):%Y-%m-%d %H:%M}: it may have run since."
+            lifecycle.withdraw(attempt, eventphrases.RESTORED_OFFER)
+        why = eventphrases.RESTORED % {"until": f"{timezone.localtime(made_at):%Y-%m-%d %H:%M}"}
         waiting = list(Job.objects.filter(state=JobState.QUEUED).values_list("pk", flat=True))
-        held = sum(lifecycle.hold_because(job_id, f"{why} Look, and release it.") for job_id in waiting)
+        held = sum(lifecycle.hold_because(job_id, why, eventphrases.LOOK) for job_id in waiting)
         # What ran then is asked of its host. Where that knows nothing any more it may have run to its end: it is held, not started.
         running = Job.objects.filter(state__in=(JobState.RUNNING, JobState.STOPPING))
         open_jobs = running.update(faults=FAULT_BUDGET)

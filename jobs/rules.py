@@ -14,10 +14,11 @@ from typing import Any
 import redis
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from gpuworker import protocol
 from gpuworker.protocol import Beat, IgnoredProcess, ProcessReading, Rules
-from jobs import hostlink
+from jobs import eventphrases, hostlink
 from jobs.capacity import stale_after_s
 from jobs.drains import HostRefused, by, told
 from jobs.hostlink import Heard
@@ -42,7 +43,7 @@ def set_rule(name: str, actor: User, *, memory_mib: int | None, idle_min: int | 
     signed = {"rule_by": by(actor, reason), "rule_at": timezone.now()}
     _change(host, use_memory_mib=memory_mib, use_idle_min=idle_min, **signed)
     mib, minutes = _effective(memory_mib, idle_min)
-    what = f"counts as used from {mib} MiB or {minutes} min after computing on"
+    what = eventphrases.RULE % {"mib": mib, "n": minutes}
     return told(Act.RULE_SET, About.HOST, name, actor=actor, changed=1, what=what, reason=reason)
 
 
@@ -50,10 +51,13 @@ def ignore(name: str, actor: User, pid: int, reason: str = "") -> None:
     """This process of the host does not count as use any more; a later one with its pid does. Raises HostRefused."""
     with transaction.atomic():
         if (host := _locked(name)) is None:
-            raise HostRefused(f"There is no host {name}.")
+            raise HostRefused(_("There is no host %(name)s.") % {"name": name})
         beat, process = _process_now(name, pid)
         if len(host.ignored) >= MOST_IGNORED:
-            raise HostRefused(f"{MOST_IGNORED} processes of {name} are ignored already: take some back, or change its rule.")
+            raise HostRefused(
+                _("%(most)s processes of %(name)s are ignored already: take some back, or change its rule.")
+                % {"most": MOST_IGNORED, "name": name}
+            )
         kept = [one for one in host.ignored if one["boot_id"] == beat.boot_id and _key(one) != (pid, process.start_ticks)]
         entry = {
             "pid": pid,
@@ -65,19 +69,19 @@ def ignore(name: str, actor: User, pid: int, reason: str = "") -> None:
             "at": timezone.now().isoformat(timespec="seconds").replace("+00:00", "Z"),
         }
         _change(host, ignored=[*kept, entry])
-        told(Act.IGNORED, About.HOST, name, actor=actor, changed=1, what=f"ignores pid {pid}", reason=reason)
+        told(Act.IGNORED, About.HOST, name, actor=actor, changed=1, what=eventphrases.IGNORES % {"pid": pid}, reason=reason)
 
 
 def heed(name: str, actor: User, pid: int) -> None:
     """Take `ignore` back. Raises HostRefused."""
     with transaction.atomic():
         if (host := _locked(name)) is None:
-            raise HostRefused(f"There is no host {name}.")
+            raise HostRefused(_("There is no host %(name)s.") % {"name": name})
         kept = [one for one in host.ignored if one["pid"] != pid]
         if len(kept) == len(host.ignored):
-            raise HostRefused(f"No process with pid {pid} is ignored on {name}.")
+            raise HostRefused(_("No process with pid %(pid)s is ignored on %(name)s.") % {"pid": pid, "name": name})
         _change(host, ignored=kept)
-        told(Act.HEEDED, About.HOST, name, actor=actor, changed=1, what=f"ignores pid {pid} no more")
+        told(Act.HEEDED, About.HOST, name, actor=actor, changed=1, what=eventphrases.HEEDS % {"pid": pid})
 
 
 def _locked(name: str) -> Host | None:
@@ -100,14 +104,17 @@ def _process_now(name: str, pid: int) -> tuple[Beat, ProcessReading]:
     try:
         heard = hostlink.heard([name]).get(name)
     except (redis.RedisError, OSError) as exc:
-        raise HostRefused("Redis does not answer, so what runs there cannot be told.") from exc
+        raise HostRefused(_("Redis does not answer, so what runs there cannot be told.")) from exc
     if heard is None or heard.age_s > stale_after_s():
-        raise HostRefused(f"{name} is silent, so what runs there cannot be told.")
+        raise HostRefused(_("%(name)s is silent, so what runs there cannot be told.") % {"name": name})
     found = [p for device in heard.beat.devices for p in device.processes if p.pid == pid and not p.ours]
     if not found:
-        raise HostRefused(f"No process outside the queue with pid {pid} is on a device of {name} now.")
+        raise HostRefused(_("No process outside the queue with pid %(pid)s is on a device of %(name)s now.") % {"pid": pid, "name": name})
     if found[0].start_ticks is None:
-        raise HostRefused(f"When pid {pid} was started cannot be seen on {name}, so it cannot be told from a later one with its pid.")
+        raise HostRefused(
+            _("When pid %(pid)s was started cannot be seen on %(name)s, so it cannot be told from a later one with its pid.")
+            % {"pid": pid, "name": name}
+        )
     return heard.beat, found[0]
 
 

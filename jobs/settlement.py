@@ -9,6 +9,8 @@ from uuid import UUID
 
 from gpuworker import protocol
 from gpuworker.protocol import Ended, EndReason
+from jobs import eventphrases
+from jobs.scheduling import phrases
 from jobs.scheduling.shortage import Shortage
 from jobs.states import JobState, Outcome, WaitReason
 
@@ -73,7 +75,7 @@ def settle(job: SettledJob, report: Ended, *, now: datetime, shortage: Shortage 
         return _retry(job, report, delay_s, now, shortage)
     to = _final(JobState.FAILED, job, report)
     unwanted = report.oom_detected and not job.retry_on_oom and job.retries_spent < job.max_retries
-    said = (shortage.numbers if shortage else "", "Not tried again after that, as its owner asked (retry_on_oom)." if unwanted else "")
+    said = (shortage.numbers if shortage else "", eventphrases.NOT_AGAIN if unwanted else "")
     return replace(to, message=" ".join(filter(None, (to.message, *said))), data=to.data | (shortage.data if shortage else {}))
 
 
@@ -85,7 +87,8 @@ def _final(state: JobState, job: SettledJob, report: Ended) -> Settlement:
 
 def _retry(job: SettledJob, report: Ended, delay_s: float, now: datetime, shortage: Shortage | None) -> Settlement:
     spent = job.retries_spent + 1
-    told = [describe_end(report), f"Retry {spent} of {job.max_retries} in {delay_s:.0f} s."]
+    retry = {"n": spent, "most": job.max_retries, "seconds": f"{delay_s:.0f}", "attempt": report.attempt}
+    told = [describe_end(report), eventphrases.RETRY % retry]
     if shortage:
         told = [told[0], shortage.numbers, told[1], shortage.change(report.attempt + 1)]
     return Settlement(
@@ -99,7 +102,7 @@ def _retry(job: SettledJob, report: Ended, delay_s: float, now: datetime, shorta
             "next_attempt": report.attempt + 1,
             "progress": None,
             "wait_code": WaitReason.BACKOFF,
-            "wait_message": f"Retry {spent} of {job.max_retries} in {delay_s:.0f} s, after attempt {report.attempt} ended.",
+            "wait_message": eventphrases.RETRY_AFTER % retry,
         }
         | (shortage.columns(job.oom_floor_mib) if shortage else {})
         | _result(job, report),
@@ -111,12 +114,12 @@ def _fault(job: SettledJob, report: Ended, now: datetime) -> Settlement:
     faults = job.faults + 1
     fields: dict[str, Any] = {"faults": faults, "next_attempt": report.attempt + 1, "progress": None} | _result(job, report)
     if faults > FAULT_BUDGET:
-        why = f"Held after {faults} starts that the infrastructure spoiled; the last one: {describe_end(report)}"
+        why = eventphrases.SPOILED % {"n": faults, "attempt": report.attempt, "ended": _how(report)}
         fields |= {"wait_code": WaitReason.HELD, "wait_message": why}
         return Settlement(state=JobState.HELD, event="held", message=why, fields=fields)
     delay_s = protocol.backoff_s(FAULT_DELAY_S, faults - 1, seed=f"{job.uid}.{report.attempt}")
     fields |= {"not_before": now + timedelta(seconds=delay_s), "wait_code": WaitReason.BACKOFF}
-    message = f"{describe_end(report)} Requeued without spending a retry."
+    message = f"{describe_end(report)} {eventphrases.REQUEUED}"
     return Settlement(state=JobState.QUEUED, event="requeued", message=message, fields=fields | {"wait_message": message})
 
 
@@ -144,34 +147,42 @@ def about_log(report: Ended) -> list[tuple[str, str]]:
     """What happened to the log, as (type, sentence) of an event each."""
     number, found = report.attempt, []
     if report.log_truncated:
-        kept = "what had been read before is kept, what came next follows on it"
-        found.append(("log_truncated", f"The command of attempt {number} truncated its own log: {kept}."))
+        found.append(("log_truncated", eventphrases.LOG_TRUNCATED % {"attempt": number}))
     if report.log_cut_bytes:
-        cut = f"{report.log_cut_bytes:,} bytes of its middle were cut out"
-        found.append(("log_cut", f"The log of attempt {number} was longer than AUTOTRAINER_LOG_LIMIT: {cut}."))
+        found.append(("log_cut", eventphrases.LOG_CUT % {"attempt": number, "bytes": f"{report.log_cut_bytes:,}"}))
     return found
 
 
 def describe_end(report: Ended) -> str:
-    """How an attempt ended, as a sentence."""
-    number = report.attempt
-    oom = " after running out of GPU memory" if report.oom_detected else ""
-    detail = f": {report.message.rstrip('.')}" if report.message else ""
-    aside = f" {report.message}" if report.message else ""
-    if report.reason is EndReason.EXITED and report.signal:
-        return f"Attempt {number} was killed by signal {report.signal}{oom}.{aside}"
+    """How an attempt ended, as a sentence, and what the host says beside it."""
+    aside = f" {report.message}" if report.message and report.reason is EndReason.EXITED else ""
+    return eventphrases.ENDED % {"attempt": report.attempt, "ended": _how(report)} + aside
+
+
+def _how(report: Ended) -> str:
+    """The rest of `attempt 2 …`."""
     if report.reason is EndReason.EXITED:
-        if report.exit_code == 0:
-            return f"Attempt {number} completed.{aside}"
-        probably = f" (probably signal {report.exit_code - 128})" if report.exit_code and 128 < report.exit_code < 160 else ""
-        return f"Attempt {number} failed with exit code {report.exit_code}{probably}{oom}.{aside}"
-    return f"Attempt {number} {_ENDINGS[report.reason]}{detail}."
+        return _exit(report)
+    told = {"ended": _ENDINGS[report.reason], "why": report.message.rstrip(".")}
+    return eventphrases.ENDED_BECAUSE % told if report.message else told["ended"]
+
+
+def _exit(report: Ended) -> str:
+    if report.signal:
+        return (phrases.KILLED_OOM if report.oom_detected else phrases.KILLED) % {"signal": report.signal}
+    if report.exit_code == 0:
+        return eventphrases.COMPLETED
+    probably = (report.exit_code or 0) - 128
+    told = {"code": report.exit_code, "signal": probably}
+    if 0 < probably < 32:
+        return (eventphrases.FAILED_SIGNAL_OOM if report.oom_detected else eventphrases.FAILED_SIGNAL) % told
+    return (phrases.FAILED_CODE_OOM if report.oom_detected else phrases.FAILED_CODE) % told
 
 
 _ENDINGS = {
-    EndReason.CANCELLED: "was cancelled",
-    EndReason.TIMED_OUT: "reached its time limit and was ended",
-    EndReason.LAUNCH_FAILED: "could not be launched",
-    EndReason.EXIT_LOST: "ended, but its exit code is lost",
-    EndReason.HOST_LOST: "was lost with its host",
+    EndReason.CANCELLED: eventphrases.WAS_CANCELLED,
+    EndReason.TIMED_OUT: eventphrases.TIMED_OUT,
+    EndReason.LAUNCH_FAILED: eventphrases.LAUNCH_FAILED,
+    EndReason.EXIT_LOST: eventphrases.EXIT_LOST,
+    EndReason.HOST_LOST: eventphrases.HOST_LOST,
 }

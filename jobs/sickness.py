@@ -13,6 +13,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from jobs.scheduling import phrases
+
 WITHIN_S = 15.0
 PROGRAMS, PROGRAMS_ALONE = 3, 6
 _NOT_FOUND = (126, 127)
@@ -94,5 +96,5 @@ def _since_last_success(here: Collection[Run]) -> Sequence[Run]:
 
 
 def reason(evidence: Sequence[Run]) -> str:
-    told = ", ".join(f"#{run.job} ({run.told})" for run in evidence[-PROGRAMS_ALONE:])
-    return f"{len(evidence)} different jobs in a row failed here within seconds: {told}. Resume it when it is well"
+    told = ", ".join(phrases.FAILURE % {"job": run.job, "how": run.told} for run in evidence[-PROGRAMS_ALONE:])
+    return phrases.SICK % {"n": len(evidence), "failures": told}

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from gpuworker.protocol import DeviceReading, ProcessReading
-from jobs import lifecycle
+from jobs import eventphrases, lifecycle
 from jobs.hostlink import Heard
 from jobs.models import Attempt
-from jobs.scheduling import words
+from jobs.scheduling import phrases, words
 
 _Seen = tuple[int, int, int]
 """Fence of the attempt, pid and start time of the process."""
@@ -47,9 +47,9 @@ def _beside(fresh: Mapping[str, Heard], attempts: Iterable[Attempt]) -> Iterable
 
 
 def _tell(attempt: Attempt, device: DeviceReading, process: ProcessReading) -> None:
-    holds = "" if process.memory_mib is None else f", with {words.size(process.memory_mib)}"
-    where = f"GPU {device.index} of {attempt.host}, beside attempt {attempt.number}"
-    message = f"On {where}, is now {words.process(process)} from outside the queue{holds}."
+    place = phrases.PLACE % {"index": device.index, "host": attempt.host}
+    told = {"place": place, "attempt": attempt.number, "process": words.process(process), "size": words.size(process.memory_mib or 0)}
+    message = (eventphrases.STRANGER if process.memory_mib is None else eventphrases.STRANGER_WITH) % told
     data = {
         "process": f"{process.pid}.{process.start_ticks}",
         "pid": process.pid,

@@ -12,6 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db.models import Q
+from django.utils.translation import gettext as _
 
 from jobs import capacity, fields, swaps
 from jobs.fields import Field
@@ -127,9 +128,9 @@ def _read(data: Mapping[str, Any], *, editing: bool) -> tuple[dict[str, Any], di
     for name, value in data.items():
         field = FIELDS.get(name)
         if field is None:
-            errors[name] = ["There is no such field: mend its name or leave it out."]
+            errors[name] = [_("There is no such field: mend its name or leave it out.")]
         elif editing and name not in EDITABLE:
-            errors[name] = ["This cannot be changed by an edit: use the job's hold/ and release/."]
+            errors[name] = [_("This cannot be changed by an edit: use the job's hold/ and release/.")]
         else:
             try:
                 read[name] = field.read(value)
@@ -141,7 +142,7 @@ def _read(data: Mapping[str, Any], *, editing: bool) -> tuple[dict[str, Any], di
 def _complete(read: dict[str, Any], errors: dict[str, list[str]]) -> None:
     """What was not given: names and counts follow the other fields, the rest are the model's defaults."""
     if "command" not in read:
-        errors.setdefault("command", ["The command is missing: write what the shell shall run."])
+        errors.setdefault("command", [_("The command is missing: write what the shell shall run.")])
         return
     if not read.get("name"):
         read["name"] = _name_for(read["command"])
@@ -163,14 +164,16 @@ def _check_counts(merged: Mapping[str, Any], errors: dict[str, list[str]]) -> No
         return
     least, most = merged["min_gpus"], merged["max_gpus"]
     if least > most:
-        errors["max_gpus"] = [f"max_gpus is {most}, less than min_gpus, which is {least}: raise it or lower the other."]
+        errors["max_gpus"] = [
+            _("max_gpus is %(most)s, less than min_gpus, which is %(least)s: raise it or lower the other.") % {"most": most, "least": least}
+        ]
 
 
 def _check_shared(merged: Mapping[str, Any], errors: dict[str, list[str]], *, given: Collection[str]) -> None:
     """Without knowing how much each may use, nobody can say how many fit on a device."""
     if merged.get("shared") and not merged.get("gpu_memory_mib") and not errors.keys() & {"shared", "gpu_memory_mib"}:
         named = "gpu_memory_mib" if "gpu_memory_mib" in given and "shared" not in given else "shared"
-        errors[named] = ["A job that shares must say how much memory of each device it uses: set gpu_memory_mib, or shared to false."]
+        errors[named] = [_("A job that shares must say how much memory of each device it uses: set gpu_memory_mib, or shared to false.")]
 
 
 def _check_hosts(read: Mapping[str, Any], errors: dict[str, list[str]]) -> None:
@@ -179,8 +182,11 @@ def _check_hosts(read: Mapping[str, Any], errors: dict[str, list[str]]) -> None:
         return
     known = sorted(Host.objects.values_list("name", flat=True))
     if known and (unknown := [name for name in read["hosts"] if name not in known]):
-        told = ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
-        errors["hosts"] = [f"No host is called {' or '.join(unknown[:5])}. Known are {told}: name those, or let the other one join first."]
+        told = _first(known)
+        errors["hosts"] = [
+            _("No host is called %(value)s. Known are %(told)s: name those, or let the other one join first.")
+            % {"value": " or ".join(unknown[:5]), "told": told}
+        ]
 
 
 # --- jobs to wait for ---------------------------------------------------------------------------------------------------
@@ -198,14 +204,17 @@ def _parents(read: Mapping[str, Any], instance: Job | None, errors: dict[str, li
 
 def _unusable(ids: list[int], found: Mapping[int, Job], instance: Job | None) -> str:
     if missing := [number for number in ids if number not in found]:
-        return f"There is no job {_numbers(missing)}: name jobs that exist."
+        return _("There is no job %(numbers)s: name jobs that exist.") % {"numbers": _numbers(missing)}
     if instance is not None and (loop := _waits_for(ids, instance.pk)):
-        itself = "itself" if loop == instance.pk else f"job {instance.pk}"
-        return f"Job {loop} would wait for {itself} and never start: leave it out."
+        if loop == instance.pk:
+            return _("Job %(loop)s would wait for itself and never start: leave it out.") % {"loop": loop}
+        return _("Job %(loop)s would wait for job %(job)s and never start: leave it out.") % {"loop": loop, "job": instance.pk}
     already = set(instance.after.values_list("id", flat=True)) if instance is not None else set()
     lost = [number for number in ids if found[number].state in TERMINAL - {JobState.COMPLETED} and number not in already]
     if lost:
-        return f"Job {_numbers(lost)} did not complete, so this one would never start: leave it out or resubmit the other first."
+        return _("Job %(numbers)s did not complete, so this one would never start: leave it out or resubmit the other first.") % {
+            "numbers": _numbers(lost)
+        }
     return ""
 
 
@@ -220,8 +229,12 @@ def _waits_for(ids: Iterable[int], target: int) -> int | None:
 
 
 def _numbers(ids: list[int]) -> str:
-    shown = ", ".join(map(str, ids[:5]))
-    return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
+    return _first(list(map(str, ids)))
+
+
+def _first(names: list[str]) -> str:
+    more = [_("and %(count)s more") % {"count": len(names) - 5}] if len(names) > 5 else []
+    return " ".join([", ".join(names[:5]), *more])
 
 
 # --- what the known hosts have ------------------------------------------------------------------------------------------
@@ -246,16 +259,22 @@ def _misfit(wanted: Mapping[str, Any], devices: Mapping[str, list[int]] | None) 
         return {}
     host, most = max(((host, len(sizes)) for host, sizes in devices.items()), key=lambda each: each[1])
     if count > most:
-        mend = f"the most is {most}, on {host}. Ask for {most} or fewer." if most else "ask for 0, or add a host that has one."
-        return {"min_gpus": [f"No known host has {_gpus(count)}: {mend}"]}
+        few = _("No known host has %(gpus)s: the most is %(most)s, on %(host)s. Ask for %(most)s or fewer.")
+        none = _("No known host has %(gpus)s: ask for 0, or add a host that has one.")
+        return {"min_gpus": [(few if most else none) % {"gpus": _gpus(count), "most": most, "host": host}]}
     largest = max(size for sizes in devices.values() for size in sizes)
     if memory_mib > largest:
         asked, there = f"{memory_mib} MiB ({_gib(memory_mib)})", f"{largest} MiB ({_gib(largest)})"
-        return {"gpu_memory_mib": [f"No known device has {asked}; the largest has {there}."]}
+        return {"gpu_memory_mib": [_("No known device has %(asked)s; the largest has %(there)s.") % {"asked": asked, "there": there}]}
     fitting = {host: sum(size >= memory_mib for size in sizes) for host, sizes in devices.items()}
     host = max(fitting, key=lambda each: fitting[each])
     if count > fitting[host]:
-        return {"min_gpus": [f"No known host has {_gpus(count)} with {_gib(memory_mib)}; the most is {fitting[host]}, on {host}."]}
+        return {
+            "min_gpus": [
+                _("No known host has %(gpus)s with %(gib)s; the most is %(fitting)s, on %(host)s.")
+                % {"gpus": _gpus(count), "gib": _gib(memory_mib), "fitting": fitting[host], "host": host}
+            ]
+        }
     return {}
 
 
@@ -296,7 +315,7 @@ def _known(hosts: _HostDevices, allowed: list[str]) -> dict[str, list[int]] | No
 
 
 def _gpus(count: int) -> str:
-    return "a GPU" if count == 1 else f"{count} GPUs"
+    return _("a GPU") if count == 1 else _("%(n)s GPUs") % {"n": count}
 
 
 def _gib(mib: int) -> str:

@@ -12,6 +12,7 @@ from django.db.models import QuerySet
 
 from jobs import drains, sickness
 from jobs.models import Attempt, Device, Host
+from jobs.scheduling import phrases
 from jobs.sickness import Result, Run
 from jobs.states import HostState
 
@@ -74,6 +75,8 @@ def _run(attempt: Attempt, now: datetime) -> Run:
 
 def _told(attempt: Attempt, ran_s: float | None) -> str:
     if attempt.outcome == "launch_failed":
-        return "could not be launched"
-    how = f"signal {attempt.signal}" if attempt.signal else f"exit code {attempt.exit_code}"
-    return how if ran_s is None else f"{how} after {max(0.0, ran_s):.0f} s"
+        return phrases.NOT_LAUNCHED
+    told = {"signal": attempt.signal, "code": attempt.exit_code, "seconds": f"{max(0.0, ran_s or 0.0):.0f}"}
+    if ran_s is None:
+        return (phrases.HOW_SIGNAL if attempt.signal else phrases.HOW_CODE) % told
+    return (phrases.HOW_SIGNAL_AFTER if attempt.signal else phrases.HOW_CODE_AFTER) % told

@@ -11,10 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from django.utils.translation import gettext as _
+
 from gpuworker import protocol
 from gpuworker.protocol import PutBack, Swapped
-from jobs import fields
+from jobs import eventphrases, fields
 from jobs.models import Content, User
+from jobs.scheduling import phrases
 
 MOST_FILES = 32
 LARGEST_CONTENT = 2**20
@@ -50,27 +53,30 @@ def reader(base: Path) -> fields.Reader:
 
     def read(value: Any) -> list[Row]:
         if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
-            raise ValueError('Write a list such as [{"target": "loss.py", "source": "/path/new_loss.py"}].')
+            raise ValueError(_('Write a list such as [{"target": "loss.py", "source": "/path/new_loss.py"}].'))
         if len(value) > MOST_FILES:
-            raise ValueError(f"At most {MOST_FILES} files; these are {len(value)}.")
+            raise ValueError(_("At most %(most)s files; these are %(count)s.") % {"most": MOST_FILES, "count": len(value)})
         rows = [_row(each, number, source) for number, each in enumerate(value, 1)]
         targets = [row["target"] for row in rows]
         if double := next((target for target in targets if targets.count(target) > 1), ""):
-            raise ValueError(f"{double} is swapped twice: name each target once.")
+            raise ValueError(_("%(double)s is swapped twice: name each target once.") % {"double": double})
         if inside := next((t for t in targets for other in targets if t.startswith(f"{other}/")), ""):
-            raise ValueError(f"{inside} lies below another target, which is a file.")
+            raise ValueError(_("%(inside)s lies below another target, which is a file.") % {"inside": inside})
         return rows
 
     return read
 
 
 def _row(given: Mapping[str, Any], number: int, source: fields.Reader) -> Row:
-    where = f"File {number}"
+    where = _("File %(number)s") % {"number": number}
     if unknown := sorted(given.keys() - {"target", "size", *_KINDS}):
-        raise ValueError(f"{where}: there is no {unknown[0]!r}: a swap has target, and source or content.")
+        raise ValueError(
+            _("%(where)s: there is no %(unknown)s: a swap has target, and source or content.")
+            % {"where": where, "unknown": repr(unknown[0])}
+        )
     kinds = [kind for kind in _KINDS if given.get(kind) is not None]
     if len(kinds) != 1:
-        raise ValueError(f"{where}: give either source (a path on the host) or content.")
+        raise ValueError(_("%(where)s: give either source (a path on the host) or content.") % {"where": where})
     try:
         target = target_of(given.get("target"))
         where = target
@@ -79,44 +85,47 @@ def _row(given: Mapping[str, Any], number: int, source: fields.Reader) -> Row:
             kinds[0]: _VALUES[kinds[0]](given[kinds[0]]) if kinds[0] != "source" else _source(given["source"], source),
         }
     except ValueError as exc:
-        raise ValueError(f"{where}: {exc}") from None
+        raise ValueError(_("%(where)s: %(why)s") % {"where": where, "why": exc}) from None
 
 
 def target_of(value: Any) -> str:
     """A target as it is stored: plain, relative, without `.` and doubled slashes."""
     text = fields.text(value)
     if not text.strip() or text.endswith("/"):
-        raise ValueError("name the target as a file, relative to the working directory.")
+        raise ValueError(_("name the target as a file, relative to the working directory."))
     if text.startswith(("/", "~")):
-        raise ValueError("the target must be relative to the working directory.")
+        raise ValueError(_("the target must be relative to the working directory."))
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise ValueError("the target must not lead out of the working directory: leave out “..”.")
+        raise ValueError(_("the target must not lead out of the working directory: leave out “..”."))
     if not parts or any(ord(c) < 32 or ord(c) == 127 for c in text):
-        raise ValueError("line breaks and control characters are not possible in a path: leave them out.")
+        raise ValueError(_("line breaks and control characters are not possible in a path: leave them out."))
     plain = "/".join(parts)
     if len(plain.encode()) > fields.LONGEST_PATH or any(len(part.encode()) > 255 for part in parts):
-        raise ValueError("the target is longer than a path can be.")
+        raise ValueError(_("the target is longer than a path can be."))
     return plain
 
 
 def _source(value: Any, read: fields.Reader) -> str:
     if not fields.text(value).strip():
-        raise ValueError("the source is empty: name a file on the host.")
+        raise ValueError(_("the source is empty: name a file on the host."))
     return str(read(value))
 
 
 def _content(value: Any) -> str:
     text = fields.text(value)
     if (size := len(text.encode())) > LARGEST_CONTENT:
-        raise ValueError(f"at most {LARGEST_CONTENT} bytes; these are {size}. Put it on the host and name it as source.")
+        raise ValueError(
+            _("at most %(most)s bytes; these are %(size)s. Put it on the host and name it as source.")
+            % {"most": LARGEST_CONTENT, "size": size}
+        )
     return text
 
 
 def _sha256(value: Any) -> str:
     text = fields.text(value)
     if len(text) != 64 or not _HASH_DIGITS.issuperset(text):
-        raise ValueError("sha256 is 64 hexadecimal digits.")
+        raise ValueError(_("sha256 is 64 hexadecimal digits."))
     return text
 
 
@@ -129,7 +138,11 @@ def unknown_hash(rows: Iterable[Row], owner: User, known: Sequence[Row]) -> str:
     missing = wanted.keys() - {row.get("sha256") for row in known}
     if missing:
         missing -= set(Content.objects.filter(pk__in=missing, owners=owner).values_list("pk", flat=True))
-    return f"{wanted[min(missing)]}: you have handed in no content with this hash: send the content itself." if missing else ""
+    return (
+        _("%(wanted)s: you have handed in no content with this hash: send the content itself.") % {"wanted": wanted[min(missing)]}
+        if missing
+        else ""
+    )
 
 
 # --- contents -----------------------------------------------------------------------------------------------------------
@@ -183,13 +196,15 @@ def told_swapped(number: int, swapped: Sequence[Swapped]) -> tuple[str, dict[str
     placed = [s.target for s in swapped if s.way != "mount"]
     parts = []
     if alone:
-        parts.append(f"{_listed(alone)} for this job alone (mount namespace)")
+        parts.append(eventphrases.BY_MOUNT % {"targets": _listed(alone)})
     if placed:
-        parts.append(f"{_listed(placed)} by putting the new file in its place until the job ends (journal)")
+        parts.append(eventphrases.BY_JOURNAL % {"targets": _listed(placed)})
     files = [{k: _clean(v) if isinstance(v, str) else v for k, v in s.body().items()} for s in swapped]
     absent = [s.target for s in swapped if s.absent]
-    new = f" {_listed(absent)} {'was' if len(absent) == 1 else 'were'} not there before: is the name right?" if absent else ""
-    return f"Attempt {number} has swapped {' and '.join(parts)}.{new}", {"files": files}
+    told = [eventphrases.SWAPPED % {"attempt": number, "swapped": eventphrases.TOGETHER.join(parts)}]
+    if absent:
+        told.append((eventphrases.WAS_ABSENT if len(absent) == 1 else eventphrases.WERE_ABSENT) % {"targets": _listed(absent)})
+    return " ".join(told), {"files": files}
 
 
 def told_put_back(number: int, results: Sequence[PutBack]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -198,30 +213,39 @@ def told_put_back(number: int, results: Sequence[PutBack]) -> list[tuple[str, st
     bad = [r for r in results if r not in good]
     events = []
     if good:
-        events.append(("files_restored", f"Attempt {number}: {_all_good(good)}.", {"files": [_bodied(r) for r in good]}))
-    events += [("restore_conflict", f"Attempt {number}: {_bad(r)}", {"files": [_bodied(r)]}) for r in bad]
+        told = eventphrases.PUT_BACK % {"attempt": number, "results": _all_good(good)}
+        events.append(("files_restored", told, {"files": [_bodied(r) for r in good]}))
+    events += [("restore_conflict", _bad(number, r), {"files": [_bodied(r)]}) for r in bad]
     return events
 
 
+_GOOD = {
+    "untouched": (eventphrases.UNTOUCHED, eventphrases.UNTOUCHED_ALL),
+    "restored": (eventphrases.AS_BEFORE, eventphrases.AS_BEFORE_ALL),
+    "removed": (eventphrases.GONE, eventphrases.GONE_ALL),
+}
+
+
 def _all_good(results: Sequence[PutBack]) -> str:
-    words = {"untouched": "was never touched", "restored": "is as it was before", "removed": "is gone again"}
-    several = {"untouched": "were never touched", "restored": "are as they were before", "removed": "are gone again"}
     told = []
-    for result in words:
+    for result, (one, several) in _GOOD.items():
         targets = [r.target for r in results if r.result == result]
         if targets:
-            told.append(f"{_listed(targets)} {(words if len(targets) == 1 else several)[result]}")
+            told.append((one if len(targets) == 1 else several) % {"targets": _listed(targets)})
     return "; ".join(told)
 
 
-def _bad(result: PutBack) -> str:
-    target, path, kept_at, note = (_clean(text) for text in (result.target, result.path, result.kept, result.note))
-    if result.result == "conflict" and kept_at:
-        return f"{target} was edited while it was swapped. Both are kept: the edited file is {path}, the original is {kept_at}."
-    if result.result == "conflict":
-        return f"{target}, which was not there before, was edited while it was swapped in. It was left where it is: {path}."
-    where = f" The original is {kept_at}." if kept_at else ""
-    return f"{target} could not be put back at {path}{f': {note}' if note else ''}.{where}"
+def _bad(number: int, result: PutBack) -> str:
+    names = ("target", "path", "kept", "note")
+    told = dict(zip(("targets", "path", "kept", "why"), (_clean(getattr(result, name)) for name in names), strict=True))
+    if result.result == "conflict" and told["kept"]:
+        what, rest = eventphrases.BOTH_KEPT, eventphrases.BOTH_ARE
+    elif result.result == "conflict":
+        what, rest = eventphrases.NEW_KEPT, eventphrases.LEFT_THERE
+    else:
+        what = eventphrases.NOT_PUT_BACK_BECAUSE if told["why"] else eventphrases.NOT_PUT_BACK
+        rest = eventphrases.ORIGINAL if told["kept"] else ""
+    return f"{eventphrases.PUT_BACK % {'attempt': number, 'results': what % told}} {rest % told}".rstrip()
 
 
 def _bodied(result: PutBack) -> dict[str, Any]:
@@ -230,7 +254,7 @@ def _bodied(result: PutBack) -> dict[str, Any]:
 
 def _listed(targets: Sequence[str]) -> str:
     shown = ", ".join(map(_clean, targets[:5]))
-    return shown if len(targets) <= 5 else f"{shown} and {len(targets) - 5} more"
+    return shown if len(targets) <= 5 else f"{shown} {phrases.MORE % {'count': len(targets) - 5}}"
 
 
 def _clean(text: str) -> str:

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from knox.models import AuthToken
 
-from jobs import audit
+from jobs import audit, eventphrases
 from jobs.fields import unfit
 from jobs.models import PersonalToken, User
 from jobs.models.audit import About, Act
@@ -31,20 +32,20 @@ def make(user: User, *, name: str, scope: str, days: int) -> tuple[PersonalToken
     """A new token and its secret, which nobody can see again. Raises TokenRefused."""
     name = " ".join(name.split())
     if not name or len(name) > LONGEST_NAME:
-        raise TokenRefused("name", f"Give it a name of at most {LONGEST_NAME} characters, so that you know it again.")
+        raise TokenRefused("name", _("Give it a name of at most %(most)s characters, so that you know it again.") % {"most": LONGEST_NAME})
     if why := unfit(name):
         raise TokenRefused("name", why)
     if scope not in (PersonalToken.READ, PersonalToken.ALL):
-        raise TokenRefused("scope", "Write read or all.")
+        raise TokenRefused("scope", _("Write read or all."))
     if not 1 <= days <= LONGEST_DAYS:
-        raise TokenRefused("days", f"Write a number of days from 1 to {LONGEST_DAYS}.")
+        raise TokenRefused("days", _("Write a number of days from 1 to %(most)s.") % {"most": LONGEST_DAYS})
     if of(user).count() >= MOST:
-        raise TokenRefused("name", f"You have {MOST} tokens: take one back first.")
+        raise TokenRefused("name", _("You have %(most)s tokens: take one back first.") % {"most": MOST})
     with transaction.atomic():
         auth, secret = AuthToken.objects.create(user, expiry=timedelta(days=days))
         given = {"created_at": auth.created, "expires_at": auth.expiry, "name": name, "scope": scope}
         made = PersonalToken.objects.create(owner=user, digest=auth.digest, **given)
-        audit.record(user, Act.MADE, About.TOKEN, target=name, detail=f"May {scope}, for {days} days.")
+        audit.record(user, Act.MADE, About.TOKEN, target=name, detail=eventphrases.MAY % {"scope": scope, "n": days})
         return made, secret
 
 
@@ -68,7 +69,7 @@ def end(token: PersonalToken, *, actor: User) -> None:
     """Whoever holds it is refused from now on."""
     AuthToken.objects.filter(digest=token.digest).delete()
     if PersonalToken.objects.filter(pk=token.pk).delete()[0]:
-        audit.record(actor, Act.TAKEN_BACK, About.TOKEN, target=token.name, detail=f"Of {token.owner}.")
+        audit.record(actor, Act.TAKEN_BACK, About.TOKEN, target=token.name, detail=eventphrases.OF_PERSON % {"person": token.owner})
 
 
 @transaction.atomic
@@ -77,7 +78,7 @@ def end_all(person: User, *, actor: User) -> int:
     number: int = AuthToken.objects.filter(user=person).delete()[0]
     PersonalToken.objects.filter(owner=person).delete()
     if number:
-        audit.record(actor, Act.TAKEN_BACK, About.PERSON, target=person.get_username(), detail=f"All {number} tokens.")
+        audit.record(actor, Act.TAKEN_BACK, About.PERSON, target=person.get_username(), detail=eventphrases.ALL_TOKENS % {"n": number})
     return number
 
 

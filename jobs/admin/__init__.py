@@ -9,8 +9,9 @@ from __future__ import annotations
 from django.contrib import admin
 from knox.models import AuthToken
 
-from jobs.admin import audit, device, group, host, job, notification, people, token
+from jobs.admin import audit, device, group, host, job, modelwords, notification, people, token
 
 __all__ = ["audit", "device", "group", "host", "job", "notification", "people", "token"]
 
 admin.site.unregister(AuthToken)
+modelwords.translate()

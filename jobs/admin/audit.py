@@ -16,19 +16,20 @@ from django.utils.translation import override
 from jobs import audit
 from jobs.admin.base import OperatorsAdmin
 from jobs.models.audit import About, Act, AuditEntry
+from jobs.phrases import said_of_change
 from jobs.web.people import UserRequest
 
 
 @admin.register(AuditEntry)
 class AuditAdmin(OperatorsAdmin):
-    list_display = ("at", "who", "act", "about", "what", "detail", "via", "address")
+    list_display = ("at", "who", "act", "about", "what", "told", "via", "address")
     list_filter = ("about", "act", "via", ("actor", admin.RelatedOnlyFieldListFilter))
     search_fields = ("=actor_name", "=target", "=address", "detail")
     search_help_text = _("A person, a job's number, a host, an address, or words of the detail")
     date_hierarchy = "at"
     ordering = ("-id",)
     show_full_result_count = False
-    fields = ("at", "who", "act", "about", "what", "detail", "via", "address")
+    fields = ("at", "who", "act", "about", "what", "told", "via", "address")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEntry]:
         return AuditEntry.objects.all()
@@ -42,6 +43,10 @@ class AuditAdmin(OperatorsAdmin):
         if entry.about != About.JOB:
             return entry.target
         return format_html('<a class="text-link" href="{}">#{}</a>', reverse("admin:jobs_job_change", args=[entry.target]), entry.target)
+
+    @admin.display(description=_("detail"), ordering="detail")
+    def told(self, entry: AuditEntry) -> str:
+        return said_of_change(entry.detail)
 
 
 class Audited:

@@ -21,6 +21,7 @@ from jobs import capacity, drains, fields, keeping
 from jobs.admin.base import NowAdmin, ReasonForm, asking, for_each, go_to, looks, now, reason_given
 from jobs.capacity import DeviceView
 from jobs.models import Device
+from jobs.phrases import said_of_device
 from jobs.states import DeviceState
 from jobs.web import words
 from jobs.web.people import UserRequest
@@ -72,7 +73,7 @@ class DeviceAdmin(NowAdmin):
 
     @admin.display(description=_("reason"))
     def reason_now(self, device: Device) -> str:
-        return now(device).reason if now(device) else str(_("Its host shows it no more."))
+        return said_of_device(now(device).reason) if now(device) else str(_("Its host shows it no more."))
 
     @admin.display(description=_("state"))
     def stands(self, device: Device) -> str:

@@ -51,4 +51,12 @@ WORDS = (
     _("Add row"),
     _("Objects"),
     _("Forgotten your password or username?"),
+    _("Select record"),
+    _("Select action"),
+    _("Select action to run"),
+    _(
+        "Raw passwords are not stored, so there is no way to see this user’s password, but you can change the password using "
+        '<a href="{}" class="text-primary-600 dark:text-primary-500">this form</a>.'
+    ),
+    _("After you've created a user, you’ll be able to edit more user options."),
 )

@@ -20,6 +20,7 @@ from jobs import capacity, drains, rules
 from jobs.admin.base import NowAdmin, ReadOnlyRows, ReasonForm, asking, for_each, go_to, looks, now, reason_given
 from jobs.capacity import HostView
 from jobs.models import Device, Host
+from jobs.phrases import said_of_drain, said_of_host
 from jobs.states import HostState
 from jobs.web import words
 from jobs.web.people import UserRequest
@@ -70,7 +71,7 @@ class Devices(ReadOnlyRows):
     @admin.display(description=_("remark"))
     def remark(self, device: Device) -> str:
         gone = "" if device.present else str(_("not shown by its host any more"))
-        drained = str(_("drained by %(whom)s") % {"whom": device.drain_reason}) if device.drain else ""
+        drained = str(_("drained by %(whom)s") % {"whom": said_of_drain(device.drain_reason)}) if device.drain else ""
         return "; ".join(filter(None, (drained, gone)))
 
 
@@ -92,11 +93,11 @@ class HostAdmin(NowAdmin):
 
     @admin.display(description=_("reason"))
     def reason_now(self, host: Host) -> str:
-        return str(now(host).reason)
+        return said_of_host(now(host).reason)
 
     @admin.display(description=_("state"))
     def stands(self, host: Host) -> str:
-        return f"{host.name} {now(host).reason}" if now(host).reason else str(HOST_LABELS[now(host).state])
+        return f"{host.name} {said_of_host(now(host).reason)}" if now(host).reason else str(HOST_LABELS[now(host).state])
 
     @admin.display(description=_("last seen"), ordering="last_seen_at")
     def seen(self, host: Host) -> str:

@@ -25,7 +25,7 @@ from jobs.admin.usage import usage_view
 from jobs.dispatch import queue_positions
 from jobs.fields import searched_number
 from jobs.models import Attempt, Job, JobEvent
-from jobs.phrases import said
+from jobs.phrases import said, said_of_attempt
 from jobs.states import TERMINAL, JobState
 from jobs.web import forms as page
 from jobs.web.people import UserRequest
@@ -37,8 +37,8 @@ STANDS = ("stands", "owner_name", "where", "created_at", "started_at", "ended_at
 
 class Attempts(ReadOnlyRows):
     model = Attempt
-    fields = ("number", "placed", "how", "exit_code", "signal", "message", "started_at", "ended_at", "log_bytes")
-    readonly_fields = ("placed", "how")
+    fields = ("number", "placed", "how", "exit_code", "signal", "told", "started_at", "ended_at", "log_bytes")
+    readonly_fields = ("placed", "how", "told")
 
     @admin.display(description=_("where"))
     def placed(self, attempt: Attempt) -> str:
@@ -49,16 +49,24 @@ class Attempts(ReadOnlyRows):
         label = str(OUTCOME_LABELS[attempt.outcome])
         return _("%(outcome)s, out of GPU memory") % {"outcome": label} if attempt.oom_detected else label
 
+    @admin.display(description=_("message"))
+    def told(self, attempt: Attempt) -> str:
+        return said_of_attempt(attempt.message)
+
 
 class Events(ReadOnlyRows):
     model = JobEvent
-    fields = ("at", "type", "actor_name", "attempt", "message")
-    readonly_fields = ("actor_name",)
+    fields = ("at", "type", "actor_name", "attempt", "told")
+    readonly_fields = ("actor_name", "told")
     ordering = ("id",)
 
     @admin.display(description=_("by"))
     def actor_name(self, event: JobEvent) -> str:
         return event.actor.get_username() if event.actor else ""
+
+    @admin.display(description=_("message"))
+    def told(self, event: JobEvent) -> str:
+        return said(event.message)
 
 
 @admin.register(Job)

@@ -13,7 +13,7 @@ from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from jobs import access, audit
+from jobs import access, audit, eventphrases
 from jobs.api import schemas
 from jobs.api.base import ApiView, body_of, no_fields, person
 from jobs.api.representation import moment
@@ -45,7 +45,7 @@ class LoginView(ApiView):
             raise AuthenticationFailed("The user name or the password is wrong.")
         AuthToken.objects.filter(user=user, expiry__lt=timezone.now()).delete()
         token, secret = AuthToken.objects.create(user)
-        audit.record(user, Act.SIGNED_IN, About.PERSON, target=username, detail="With the password, for a token.")
+        audit.record(user, Act.SIGNED_IN, About.PERSON, target=username, detail=eventphrases.WITH_PASSWORD_FOR_TOKEN)
         return Response({"token": secret, "expires_at": moment(token.expiry)})
 
     def get_authenticate_header(self, request: Request) -> str:

@@ -78,4 +78,4 @@ class AuditEntry(models.Model):
         indexes = [models.Index(fields=["at"], name="audit_at"), models.Index(fields=["about", "target"], name="audit_target")]
 
     def __str__(self) -> str:
-        return f"{self.target} {self.act} by {self.actor_name or 'manage.py'}"
+        return f"{self.target}: {self.act} ({self.actor_name or 'manage.py'})"

@@ -34,4 +34,4 @@ class Notification(models.Model):
         indexes = [models.Index(fields=["state", "next_at"], name="notification_due")]
 
     def __str__(self) -> str:
-        return f"{self.occasion} of #{self.job_id} to {self.recipient}"
+        return f"#{self.job_id} {self.occasion} → {self.recipient}"

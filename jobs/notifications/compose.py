@@ -21,6 +21,7 @@ from jobs.notifications.excerpt import Excerpt, excerpt, packed
 from jobs.notifications.letter import Attachment, Letter
 from jobs.notifications.occasions import FAILURES, Occasion
 from jobs.notifications.ownmail import OwnMail
+from jobs.phrases import said as in_words
 from jobs.web.verdict import verdict
 from jobs.web.words import duration, gib, place
 
@@ -85,9 +86,9 @@ def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Let
 def _sentence(occasion: Occasion, event: JobEvent) -> tuple[str, str]:
     """What happened, and advice. A job that has ended is told as on its page; one that goes on by what its event says."""
     if occasion is Occasion.QUIET:
-        return one_line(event.message, most=1000), _("If it hangs, cancel it: its GPUs stay taken until it ends.")
+        return one_line(in_words(event.message), most=1000), _("If it hangs, cancel it: its GPUs stay taken until it ends.")
     if occasion in (Occasion.HOST_LOST, Occasion.HELD):
-        return one_line(event.message, most=1000), ""
+        return one_line(in_words(event.message), most=1000), ""
     attempts = list(event.job.attempts.order_by("number"))
     said = verdict(event.job, attempts, position=None, silent="", private=False, now=timezone.now())
     return one_line(f"{said.word}{said.goes_on}", most=1000), said.next

@@ -83,22 +83,23 @@ def behind(
     `before`: how many jobs of that owner are before this one. `until`: what has ended by then may start before the first.
     """
     what = _asked(first.request)
-    slips = phrases.SLIPS % {"before": words.clock(until, now=now, zone=zone, by=True)} if until and now else ""
-    told = {"job": first.id, "of": phrases.OF % {"owner": first.owner} if first.owner else "", "what": what, "slips": slips}
+    told = {"job": first.id, "of": phrases.OF % {"owner": first.owner} if first.owner else "", "what": what}
     if first.priority != job.priority:
         message = phrases.FIRST_BY_PRIORITY % {**told, "theirs": first.priority, "ours": job.priority}
     elif first.id < job.id or first.owner == job.owner:
         message = phrases.FIRST_BY_AGE % told
     else:
-        message = f"{_in_turn(first, job, before)}; #{first.id} is the first, it needs {what}.{slips}"
+        message = phrases.IN_TURN % {**told, "behind": _in_turn(first, job, before)}
+    if until and now:
+        message += " " + phrases.SLIPS % {"before": words.clock(until, now=now, zone=zone, by=True)}
     return Reason(WaitReason.PRIORITY, message)
 
 
 def _in_turn(first: Waiting, job: Waiting, before: int) -> str:
-    who = f"Behind {words.plural(max(1, before), 'job')} of {first.owner}"
+    told = {"jobs": phrases.counted(max(1, before), phrases.ONE_JOB, phrases.SOME_JOBS), "user": first.owner, "person": job.owner}
     if first.used < job.used:
-        return f"{who}, who has used less lately ({order.hours(first.used)} GPU-hours against {order.hours(job.used)} of {job.owner})"
-    return f"{who}, who has fewer jobs that run or wait before it: people take turns"
+        return phrases.HAS_USED_LESS % {**told, "theirs": order.hours(first.used), "ours": order.hours(job.used)}
+    return phrases.HAS_FEWER % told
 
 
 def far_behind(request: Request, count: int, owners: Sequence[str] = (), *, others: bool = False) -> Reason:
@@ -135,7 +136,7 @@ def no_room(request: Request, hosts: Sequence[HostView], *, now: datetime, zone:
 def _asked(request: Request) -> str:
     if not request.min_gpus:
         return phrases.SLOT
-    gpus = words.plural(request.min_gpus, "GPU")
+    gpus = _gpus(request)
     if request.gpu_memory_mib:
         told = {"gpus": gpus, "size": words.size(request.gpu_memory_mib)}
         return (phrases.GPUS_FREE_TO_SHARE if request.shared else phrases.GPUS_FREE) % told
@@ -164,9 +165,9 @@ def _to_be_had(request: Request, host: HostView) -> set[str]:
 
 def _in_use(request: Request, host: HostView) -> str:
     if not host.free_slots:
-        return f"{host.name} runs {words.plural(host.used_slots, 'job')}, as many as it may"
+        return phrases.FULL % {"host": host.name, "jobs": phrases.counted(host.used_slots, phrases.ONE_JOB, phrases.SOME_JOBS)}
     if not request.min_gpus:
-        return f"{host.name} has {words.plural(host.free_slots, 'job slot')} free"
+        return phrases.SLOTS_FREE % {"host": host.name, "slots": phrases.counted(host.free_slots, phrases.ONE_SLOT, phrases.SOME_SLOTS)}
     suiting = _to_be_had(request, host)
     countable = [d for d in host.devices if d.allocatable]
     taken = words.devices(d for d in countable if d.uuid not in suiting)
@@ -176,18 +177,23 @@ def _in_use(request: Request, host: HostView) -> str:
 
 def _away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
     if host.accepts:  # up, but its devices are not known
-        return f"{host.name} cannot read its GPUs{f' ({host.device_error})' if host.device_error else ' yet'}"
+        return (phrases.CANNOT_READ if host.device_error else phrases.CANNOT_READ_YET) % {"host": host.name, "why": host.device_error}
     return words.away(host, now=now, zone=zone)
 
 
 def _nobody(request: Request) -> str:
     if not request.hosts:
         return phrases.NO_HOST
-    return f"It may only run on {words.listed(request.hosts, separator=' or ')}, and no host of that name has joined."
+    return phrases.NO_HOST_OF_NAME % {"names": words.listed(request.hosts, separator=phrases.OR)}
 
 
 def _never(request: Request, allowed: Sequence[HostView]) -> str:
     best = max(allowed, key=lambda h: (_fitting(request, h), len(h.devices)))
-    memory = f" of at least {words.size(request.gpu_memory_mib)}" if request.gpu_memory_mib else ""
-    among = "the only host that it may use" if len(allowed) == 1 else f"the best of {len(allowed)} hosts"
-    return f"Needs {words.plural(request.min_gpus, 'GPU')}{memory} on one host; {among}, {best.name}, has {_fitting(request, best)}."
+    sized = {"gpus": _gpus(request), "size": words.size(request.gpu_memory_mib)}
+    what = phrases.GPUS_OF_SIZE % sized if request.gpu_memory_mib else _gpus(request)
+    among = phrases.ONLY_HOST if len(allowed) == 1 else phrases.BEST_HOST % {"all": len(allowed)}
+    return phrases.NEVER % {"what": what, "among": among, "host": best.name, "has": _fitting(request, best)}
+
+
+def _gpus(request: Request) -> str:
+    return phrases.counted(request.min_gpus, phrases.ONE_GPU, phrases.SOME_GPUS)

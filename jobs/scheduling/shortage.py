@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.scheduling import words
+from jobs.scheduling import phrases, words
 from jobs.scheduling.inventory import HostView
 from jobs.scheduling.request import Request
 
@@ -32,23 +32,27 @@ class Shortage:
     @property
     def numbers(self) -> str:
         """What was known of the memory, as a sentence; empty where nothing was."""
-        each = " each" if self.devices > 1 else ""
-        had = f"{self.place} had {words.size(self.had_mib)}{each} for it" if self.had_mib is not None else ""
-        held = f"it held {words.size(self.peak_mib)} at its peak" if self.peak_mib is not None else ""
-        told = "; ".join(filter(None, (held, had)))
-        return f"{told[0].upper()}{told[1:]}." if told else ""
+        told = {"held": words.size(self.peak_mib or 0), "place": self.place, "size": words.size(self.had_mib or 0)}
+        if self.had_mib is None:
+            return "" if self.peak_mib is None else phrases.HELD_MEMORY % told
+        each = self.devices > 1
+        if self.peak_mib is None:
+            return (phrases.HAD_MEMORY_EACH if each else phrases.HAD_MEMORY) % told
+        return (phrases.HELD_AND_HAD_EACH if each else phrases.HELD_AND_HAD) % told
 
     def change(self, attempt: int) -> str:
         """What is changed for the next attempt and why, as a sentence."""
-        gpu = "a GPU" if self.devices == 1 else "GPUs"
-        free = f" with at least {words.size(self.floor_mib)} free" if self.floor_mib is not None and self.elsewhere else ""
+        told = {"attempt": attempt, "gpu": self._gpu(), "host": self.elsewhere}
         if self.shared:
-            return f"Attempt {attempt} gets {gpu}{free} that it does not share: others may have used the memory."
-        if free:
-            return f"Attempt {attempt} waits for {gpu}{free}, as {self.elsewhere} has: more than it had."
+            return phrases.GETS_ALONE % told
         if self.floor_mib is None:
-            return f"How much memory it had is not known, so that attempt {attempt} may meet the same."
-        return f"No GPU that it may use has more, so that attempt {attempt} meets the same."
+            return phrases.HAD_UNKNOWN % told
+        return (phrases.WAITS_FOR_MORE if self.elsewhere else phrases.NONE_HAS_MORE) % told
+
+    def _gpu(self) -> str:
+        if self.floor_mib is not None and self.elsewhere:
+            return (phrases.A_GPU_WITH if self.devices == 1 else phrases.GPUS_WITH) % {"size": words.size(self.floor_mib)}
+        return phrases.A_GPU if self.devices == 1 else phrases.GPUS
 
     def columns(self, before_mib: int | None) -> dict[str, Any]:
         """What changes of the job's row; `before_mib` is what it was to have already."""
@@ -69,7 +73,7 @@ def shortage(request: Request, uuids: Collection[str], *, peak_mib: int | None, 
     floor_mib = None if had_mib is None else had_mib + had_mib // MORE + 1
     alone = replace(request, shared=False, floor_mib=floor_mib or 0)
     return Shortage(
-        place=f"GPU {', '.join(str(d.index) for _, d in had)} of {had[0][0].name}",
+        place=phrases.PLACE % {"index": ", ".join(str(d.index) for _, d in had), "host": had[0][0].name},
         devices=len(had),
         had_mib=had_mib,
         peak_mib=peak_mib,

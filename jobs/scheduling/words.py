@@ -74,42 +74,49 @@ def moment(when: datetime, *, now: datetime, zone: tzinfo) -> str:
 def process(reading: ProcessReading) -> str:
     """`alice's python (pid 4711)`."""
     program = reading.command.split(" ", 1)[0].rsplit("/", 1)[-1] or "process"
-    return f"{reading.user}'s {program} (pid {reading.pid})" if reading.user else f"{program} (pid {reading.pid})"
+    return (
+        phrases.PROCESS % {"user": reading.user, "program": program, "pid": reading.pid}
+        if reading.user
+        else f"{program} (pid {reading.pid})"
+    )
 
 
 def holding(device: DeviceView, *, many: bool = False) -> str:
     """What a device that is not to be had does, as the rest of a sentence about it (or about `many` alike)."""
-    be = "are" if many else "is"
     match device.state:
         case DeviceState.CLAIMED:
             return _held(device, many=many)
         case DeviceState.BUSY_EXTERNAL if device.detail:
-            return f"{'run' if many else 'runs'} {device.detail}"
+            return (phrases.RUN if many else phrases.RUNS) % {"holders": device.detail}
+        case DeviceState.BUSY_EXTERNAL if outside := [process(p) for p in device.processes if not p.ours]:
+            return (phrases.ARE_USED_BY if many else phrases.IS_USED_BY) % {"processes": listed(outside, most=2)}
         case DeviceState.BUSY_EXTERNAL:
-            outside = [process(p) for p in device.processes if not p.ours]
-            by = f" by {listed(outside, most=2)}" if outside else ""
-            return f"{be} used{by} outside the queue"
+            return phrases.ARE_USED if many else phrases.IS_USED
+        case DeviceState.DRAINED if device.detail:
+            return (phrases.ARE_DRAINED if many else phrases.IS_DRAINED) % {"reason": device.detail}
         case DeviceState.DRAINED:
-            by = phrases.ARE_DRAINED if many else phrases.IS_DRAINED
-            return by % {"person": device.detail} if device.detail else f"{be} drained"
+            return phrases.DRAINED_ALL if many else phrases.DRAINED
         case DeviceState.UNKNOWN:
-            return device.detail.rstrip(".") or "cannot be read"  # It may end with what the driver says, a sentence of its own.
+            return device.detail.rstrip(".") or phrases.CANNOT_BE_READ  # It may end with what the driver says, a sentence of its own.
     if device.kept_for:
-        return f"{be} {device.detail}"
+        told = {"user": device.kept_for, "until": device.detail, "person": device.kept_by}
+        return (phrases.ARE_KEPT if many else phrases.IS_KEPT) % told
     if not device.allocatable:
-        return f"{be} cut into MIG slices"
+        return phrases.ARE_CUT if many else phrases.IS_CUT
     if device.free_memory_mib is None:
-        return f"{'have' if many else 'has'} unknown free memory"
+        return phrases.HAVE_UNKNOWN if many else phrases.HAS_UNKNOWN
     return (phrases.HAVE_FREE if many else phrases.HAS_FREE) % {"size": size(device.free_memory_mib)}
 
 
 def _held(device: DeviceView, *, many: bool) -> str:
     if not device.holders or not device.holders[0].shared:
-        return (phrases.RUN if many else phrases.RUNS) % {"job": device.job, "user": device.job_owner}
-    jobs = listed([f"#{holder.job} of {holder.owner}" for holder in device.holders], most=3)
-    leave = "leaves" if len(device.holders) == 1 else "leave"
-    left = "" if device.shared_left_mib is None else f", which {leave} {size(device.shared_left_mib)} to share"
-    return f"{'run' if many else 'runs'} {jobs}{left}"
+        holder = phrases.HOLDER % {"job": device.job, "user": device.job_owner}
+        return (phrases.RUN if many else phrases.RUNS) % {"holders": holder}
+    jobs = listed([phrases.HOLDER % {"job": holder.job, "user": holder.owner} for holder in device.holders], most=3)
+    if device.shared_left_mib is None or many:
+        return (phrases.RUN if many else phrases.RUNS) % {"holders": jobs}
+    leaves = phrases.RUNS_AND_LEAVES if len(device.holders) == 1 else phrases.RUNS_AND_LEAVE
+    return leaves % {"holders": jobs, "size": size(device.shared_left_mib)}
 
 
 def devices(those: Iterable[DeviceView]) -> str:
@@ -127,34 +134,41 @@ def _indices(group: list[DeviceView]) -> str:
 
 def orphan(found: Orphan) -> str:
     """`bert (5f3c…, attempt 2), which the database does not know`."""
-    return f"{found.name or 'an attempt'} ({found.job}, attempt {found.attempt}), which the database does not know"
+    return phrases.ORPHAN % {"name": found.name or phrases.AN_ATTEMPT, "key": found.job, "attempt": found.attempt}
 
 
-def running_orphans(found: Sequence[Orphan]) -> str:
-    """What a host with such attempts does, as the rest of a sentence about it; empty where it has none."""
-    return f"runs {listed([orphan(one) for one in found], separator='; ', most=3)}" if found else ""
+def running_orphans(host: HostView) -> str:
+    """What a host with such attempts does; empty where it has none."""
+    told = listed([orphan(one) for one in host.orphans], separator="; ", most=3)
+    return phrases.HAS_ORPHANS % {"host": host.name, "orphans": told} if told else ""
 
 
 def low_disk(host: HostView) -> str:
-    """`has 0.4 GiB of disk free, and starts nothing new with less than 1 GiB`: the rest of a sentence about a host."""
+    """`gpu-a has 0.4 GiB of disk free, and starts nothing new with less than 1 GiB`."""
     free, least = (size((given or 0) >> 20) for given in (host.disk_free_bytes, host.disk_least_bytes))
-    return f"has {free} of disk free, and starts nothing new with less than {least}"
+    return phrases.FULL_DISK % {"host": host.name, "size": free, "least": least}
+
+
+def drained(host: str, by: str, *, being: bool) -> str:
+    """`gpu-a is being drained by admin: new cooling`."""
+    if by:
+        return (phrases.HOST_DRAINING_BY if being else phrases.HOST_DRAINED_BY) % {"host": host, "reason": by}
+    return (phrases.HOST_DRAINING if being else phrases.HOST_DRAINED) % {"host": host}
 
 
 def away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
     """Why a host takes nothing new: `gpu-a has not been heard from since 14:31`."""
     if host.state in (HostState.DRAINED, HostState.DRAINING):
-        return f"{host.name} {host.reason or 'is drained'}"
+        return f"{host.name} {host.reason}" if host.reason else drained(host.name, "", being=False)
     if host.state is HostState.LOST:
         return phrases.LOST % {"host": host.name}
     if host.deaf and not host.stale:
-        return f"{host.name} is deaf: its queue has brought it nothing for {span(host.deaf_s)}; its agent starts over by itself"
+        return phrases.DEAF % {"host": host.name, "span": span(host.deaf_s)}
     if host.state is HostState.UP and not host.stale and host.low_disk:
-        return f"{host.name} {low_disk(host)}"
+        return low_disk(host)
     if host.last_seen_at is None:
         return phrases.NEVER_HEARD % {"host": host.name}
     if host.left:
-        when = clock(host.last_seen_at, now=now, zone=zone)
-        return f"{host.name} has taken its leave: its agent was stopped {when}; what runs there goes on"
+        return phrases.STOPPED % {"host": host.name, "clock": clock(host.last_seen_at, now=now, zone=zone)}
     at = clock(host.last_seen_at, now=now, zone=zone).removeprefix("at ")
     return phrases.SILENT % {"host": host.name, "since": at}

@@ -15,6 +15,7 @@ from gpuworker.questions import Ask
 from jobs import asking, capacity, line, submission
 from jobs.asking import Asked
 from jobs.models import Job, User
+from jobs.phrases import said
 from jobs.scheduling import keeping, reasons
 from jobs.scheduling.inventory import HostView
 from jobs.scheduling.placement import Planner
@@ -104,4 +105,4 @@ def _in_queue(job: Job, user: User, hosts: list[HostView]) -> Iterable[Finding]:
         )
         yield Finding(told % {"count": waiting}, good=bool(placed))
     if not placed:
-        yield Finding(reasons.no_room(asked.request.least, hosts, now=now, zone=capacity.lab_zone()).message, good=False)
+        yield Finding(said(reasons.no_room(asked.request.least, hosts, now=now, zone=capacity.lab_zone()).message), good=False)

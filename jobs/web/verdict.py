@@ -11,6 +11,7 @@ from django.utils.translation import ngettext
 
 from jobs.models import Attempt, Job
 from jobs.phrases import said as in_words
+from jobs.phrases import said_of_attempt
 from jobs.states import JobState, Outcome
 from jobs.web.words import JOB_LABELS, duration, gib, place, tone
 
@@ -29,8 +30,8 @@ class Verdict:
 
     @property
     def goes_on(self) -> str:
-        """`said` as it follows the word: with a space, or its punctuation right behind it."""
-        return self.said if self.said[:1] in ".,:。，：" else f" {self.said}"
+        """`said` as it follows the word: with a space where words have one between them."""
+        return self.said if self.said[:1] in ".,:" or not self.said[:1].isascii() else f" {self.said}"
 
 
 def verdict(job: Job, attempts: Sequence[Attempt], *, position: int | None, silent: str, private: bool, now: datetime) -> Verdict:
@@ -101,7 +102,7 @@ def _failed(job: Job, last: Attempt | None, count: int, *, private: bool) -> tup
         return ("." if private or not job.wait_message else f": {in_words(job.wait_message)}"), ""
     tries = "" if count == 1 else ngettext(" after %(count)d attempt", " after %(count)d attempts", count) % {"count": count}
     how, advice = _ending(last)
-    detail = f": {last.message.rstrip('.')}" if last.message and not private else ""
+    detail = f": {said_of_attempt(last.message.rstrip('.'))}" if last.message and not private else ""
     if last.oom_detected:
         said = _("%(how)s%(tries)s: the log says that the GPU ran out of memory.") % {"how": how, "tries": tries}
         held = "" if last.peak_memory_mib is None else " " + _("It held %(size)s GiB at its peak.") % {"size": gib(last.peak_memory_mib)}

@@ -12,8 +12,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from gpuworker.protocol import ProcessReading
+from jobs.phrases import said_of_process
 from jobs.scheduling import words as scheduling
 from jobs.scheduling.inventory import UseRule
+from jobs.scheduling.phrases import PROCESS
 from jobs.states import DeviceState, HostState, JobState, Outcome
 
 Label = str | Promise
@@ -133,7 +135,7 @@ def elapsed(start: datetime | None, end: datetime | None, now: datetime) -> str:
 
 def process(reading: ProcessReading) -> str:
     """What a process does on a device: "alice's python (pid 4711), 23 GiB, 97 %, for 3 h 7 m"; nothing of what is not known."""
-    parts = [scheduling.process(reading)]
+    parts = [said_of_process(scheduling.process(reading))]
     if reading.memory_mib is not None:
         parts.append(f"{gib(reading.memory_mib)} GiB")
     if reading.utilization_pct is not None:
@@ -156,6 +158,6 @@ def rule(told: UseRule | None) -> str:
     if told.at:
         text += date_format(timezone.localtime(told.at), " (Y-m-d H:i)")
     for one in told.ignored:
-        what = f"{one['user'] or '?'}'s {one['command'] or '?'} (pid {one['pid']})"
+        what = said_of_process(PROCESS % {"user": one["user"] or "?", "program": one["command"] or "?", "pid": one["pid"]})
         text += _("; ignores %(what)s, by %(by)s") % {"what": what, "by": one["by"]}
     return text if told.in_force else text + _("; the host does not go by this yet")

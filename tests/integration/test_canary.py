@@ -152,7 +152,7 @@ def test_deaf_host_says_so_and_gets_nothing_new(submit: Submit, host: FakeHost, 
     (view,) = capacity.hosts_now()
     assert (view.state, view.reason) == (
         HostState.UP,
-        "is deaf: its queue has brought it nothing for 30 s; its agent starts over by itself",
+        "is deaf: its queue has brought it nothing for 30 s, and its agent starts over by itself",
     )
     assert HostRow.objects.get().reason == view.reason
     job = submit()

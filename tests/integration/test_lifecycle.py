@@ -118,7 +118,7 @@ def test_refused_dispatch_goes_back_to_its_place_and_spends_nothing(submit: Subm
     said = Refused(job=str(job.uid), attempt=1, fence=attempt.fence, code="device_busy", message="GPU 0 is busy.")
     assert lifecycle.refused(said, host=HOST)
     assert (state(job), job.next_attempt, job.faults, job.retries_spent) == (JobState.QUEUED, 1, 0, 0)
-    assert Dispatch.objects.get().refusal == "gpu-a refused it: GPU 0 is busy."
+    assert Dispatch.objects.get().refusal == "gpu-a refused it: GPU 0 is busy"
     assert woken
     again = dispatched(job)
     assert again.number == 1

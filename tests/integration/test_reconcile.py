@@ -442,7 +442,7 @@ def test_row_starting_on_a_silent_host_is_taken_back_where_it_claimed_nothing_an
     assert state(job) is JobState.STARTING
     reconciler.round(after(protocol.SPEC_LIFETIME_S + 61))
     assert (state(job), job.faults, job.next_attempt) == (JobState.QUEUED, 0, 1)
-    assert Dispatch.objects.get().refusal == "gpu-a fell silent before it took it."
+    assert Dispatch.objects.get().refusal == "gpu-a fell silent before it took it"
     refused = acquire(host, spec)  # the host comes back with the old spec in its hand
     assert isinstance(refused, ClaimRefused)
     assert refused.code == "stale"

@@ -56,7 +56,7 @@ def test_device_on_which_three_programs_fail_at_once_is_drained_with_the_evidenc
         assert ends(job, *both).name == "gpu-a"
     device = Device.objects.get(drain=True)
     assert (device.uuid, device.drained_by_system) == ("GPU-gpu-a-0", False)
-    assert device.drain_reason.startswith("AutoTrainer: 3 different jobs in a row failed here within seconds: ")
+    assert device.drain_reason.startswith("AutoTrainer: 3 different jobs in a row failed here within seconds (#")
     for number in numbers:
         assert f"#{number} (exit code 1 after 3 s)" in device.drain_reason
     assert not Host.objects.filter(drain=True).exists()

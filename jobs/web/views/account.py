@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
-from jobs import access, audit, tokens
+from jobs import access, audit, eventphrases, tokens
 from jobs.models.audit import About, Act
 from jobs.web import onetime
 from jobs.web.people import UserRequest, signed_in
@@ -45,7 +45,7 @@ class SignIn(LoginView):
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         answer = super().form_valid(form)
         user = cast("UserRequest", self.request).user
-        audit.record(user, Act.SIGNED_IN, About.PERSON, target=user.get_username(), detail="With the password.")
+        audit.record(user, Act.SIGNED_IN, About.PERSON, target=user.get_username(), detail=eventphrases.WITH_PASSWORD)
         return answer
 
 
@@ -61,7 +61,7 @@ def sign_in_by_link(request: HttpRequest, token: str) -> HttpResponse:
         note = _("This link has been used or is too old. manage.py signin prints a new one.")
         return render(request, "jobs/signin.html", {"note": note, "form": SignInForm(request), "next": "/"}, status=410)
     login(request, user, backend=BACKEND)
-    audit.record(user, Act.SIGNED_IN, About.PERSON, target=user.get_username(), detail="With a link that works once.")
+    audit.record(user, Act.SIGNED_IN, About.PERSON, target=user.get_username(), detail=eventphrases.WITH_LINK)
     response = redirect("overview")
     response["Referrer-Policy"] = "no-referrer"
     return response

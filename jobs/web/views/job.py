@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from jobs import access, actions, artifacts, failures, logs, logsearch, quiet, retention
+from jobs import access, actions, artifacts, failures, logs, logsearch, phrases, quiet, retention
 from jobs.capacity import hosts_now
 from jobs.dispatch import queue_positions
 from jobs.fields import LARGEST_ID, unfit
@@ -217,5 +217,5 @@ def _silent(job: Job, attempts: Sequence[Attempt], now: datetime) -> str:
     host = next((host for host in hosts_now(now=now) if host.name == attempts[-1].host), None)
     if host is None or host.state not in (HostState.UNREACHABLE, HostState.LOST):
         return ""
-    said = {"host": host.name, "reason": host.reason}
+    said = {"host": host.name, "reason": phrases.said_of_host(host.reason)}
     return _("%(host)s %(reason)s. The training goes on there; its log comes when the host is heard again.") % said

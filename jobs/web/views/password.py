@@ -12,7 +12,7 @@ from django.http import HttpResponse
 from django.urls import reverse_lazy
 from django.utils.translation import gettext as _
 
-from jobs import access, audit
+from jobs import access, audit, eventphrases
 from jobs.models import User
 from jobs.models.audit import About, Act
 
@@ -52,7 +52,7 @@ class OnesOwn(PasswordChangeView):
 
     def form_valid(self, form: Any) -> HttpResponse:
         answer = super().form_valid(form)
-        _told(form.user, "With the old one.")
+        _told(form.user, eventphrases.WITH_OLD_PASSWORD)
         messages.success(self.request, _("Your password is changed. Other browsers are signed out; tokens go on working."))
         return answer
 

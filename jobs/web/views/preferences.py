@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods
 
-from jobs import audit
+from jobs import audit, eventphrases
 from jobs.models import Preference
 from jobs.models.audit import About, Act
 from jobs.notifications import channels
@@ -87,4 +87,4 @@ def _keep(request: UserRequest, kept: Preference, told: dict[str, Any]) -> None:
     for name in ("quiet_from", "quiet_until", "time_zone", "language"):
         setattr(kept, name, told[name])
     kept.save()
-    audit.record(request.user, Act.CHANGED, About.PERSON, target=request.user.get_username(), detail="How they are told.")
+    audit.record(request.user, Act.CHANGED, About.PERSON, target=request.user.get_username(), detail=eventphrases.HOW_TOLD)

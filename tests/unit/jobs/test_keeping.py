@@ -9,7 +9,7 @@ from jobs.scheduling.inventory import HostView
 from jobs.scheduling.placement import Planner, Request, Waiting
 from tests.unit.jobs.inventories import NOON, claimed, device, host, shared
 
-FOR_LIN = {"kept_for": "lin", "detail": "kept for lin until 2026-03-09 18:00 by ada"}
+FOR_LIN = {"kept_for": "lin", "kept_by": "ada", "detail": "2026-03-09 18:00"}
 
 
 def job(number: int, owner: str, least: int = 1, most: int | None = None, *, limit_s: int | None = None, share: int = 0) -> Waiting:

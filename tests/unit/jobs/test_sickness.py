@@ -122,6 +122,6 @@ def test_jobs_that_differ_in_options_and_numbers_are_one_program(one: str, other
 
 def test_reason_names_the_jobs_and_how_they_ended() -> None:
     assert sickness.reason(runs(*THREE)) == (
-        "3 different jobs in a row failed here within seconds: #1 (exit code 1 after 3 s), #2 (exit code 1 after 3 s), "
-        "#3 (exit code 1 after 3 s). Resume it when it is well"
+        "3 different jobs in a row failed here within seconds (#1 (exit code 1 after 3 s), #2 (exit code 1 after 3 s), "
+        "#3 (exit code 1 after 3 s)): resume it when it is well"
     )
