@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from django.utils.crypto import salted_hmac
@@ -38,7 +39,7 @@ IF_MATCH = OpenApiParameter(
     "If-Match",
     OpenApiTypes.STR,
     OpenApiParameter.HEADER,
-    description="The ETag of the job as you have read it: an edit on top of somebody else's is refused with 412.",
+    description="The ETag as you have read it: an edit on top of somebody else's is refused with 412.",
 )
 
 
@@ -48,16 +49,25 @@ def headers(body: dict[str, Any]) -> dict[str, str]:
 
 
 def etag(body: dict[str, Any]) -> str:
-    text = json.dumps([body["uid"], *((name, body[name]) for name in EDITABLE)], sort_keys=True)
+    return tag_of([body["uid"], *((name, body[name]) for name in EDITABLE)])
+
+
+def tag_of(what: Any) -> str:
+    text = json.dumps(what, sort_keys=True)
     return f'"{salted_hmac("jobs.api.etags", text, algorithm="sha256").hexdigest()[:32]}"'
 
 
 def check(request: Request, job: Job, actor: User) -> None:
     """Raises Changed where If-Match names none of what the job is now, ValidationError where it cannot be read."""
+    if not matches(request, lambda: etag(job_body(job, actor))):
+        raise Changed(f"Job {job.pk} was changed after you read it: read it again, then send your change with its new ETag.")
+
+
+def matches(request: Request, present: Callable[[], str]) -> bool:
+    """Whether If-Match is absent, or names the present tag; raises ValidationError where it cannot be read."""
     given = request.headers.get("If-Match", "").strip()
     if not given or given == "*":
-        return
+        return True
     if len(given) > LONGEST or not _LIST.fullmatch(given):
-        raise ValidationError({"If-Match": ['Send the ETag of the job as you have read it, with its quotes, such as "0f3a".']})
-    if etag(job_body(job, actor)) not in re.findall(_ONE, given):  # weak ones match nothing here (RFC 9110)
-        raise Changed(f"Job {job.pk} was changed after you read it: read it again, then send your change with its new ETag.")
+        raise ValidationError({"If-Match": ['Send the ETag as you have read it, with its quotes, such as "0f3a".']})
+    return present() in re.findall(_ONE, given)  # weak ones match nothing here (RFC 9110)

@@ -323,3 +323,19 @@ class MakeTokenBody(Body):
     name = s.CharField(max_length=80)
     scope = s.ChoiceField(choices=["read", "all"], required=False)
     days = s.IntegerField(min_value=1, max_value=3650, required=False, help_text="How long it works; 90.")
+
+
+class TemplateBody(Body):
+    id = s.IntegerField()
+    name = s.CharField()
+    fields = s.DictField(help_text="As POST jobs/ takes them; what a later version or your hosts refuse is said when they are submitted.")  # type: ignore[assignment] # a field, not the base's
+    created_at = s.DateTimeField()
+    changed_at = s.DateTimeField()
+
+
+_TEMPLATE = {
+    "name": {"type": "string", "minLength": 1, "maxLength": 80},
+    "fields": {"type": "object", "additionalProperties": False, "properties": _properties(list(FIELDS))},
+}
+MAKE_TEMPLATE_SCHEMA = {"type": "object", "required": ["name", "fields"], "additionalProperties": False, "properties": _TEMPLATE}
+CHANGE_TEMPLATE_SCHEMA = {"type": "object", "additionalProperties": False, "properties": _TEMPLATE}

@@ -12,6 +12,7 @@ from jobs.api import (
     notification_views,
     schema,
     stream,
+    template_views,
     token_views,
 )
 
@@ -40,6 +41,8 @@ urlpatterns = [
     path("jobs/<int:id>/artifacts/", artifact_views.ArtifactsView.as_view()),
     path("jobs/<int:id>/artifacts/file/", artifact_views.ArtifactView.as_view()),
     path("jobs/<int:id>/notifications/", notification_views.NotificationsView.as_view()),
+    path("templates/", template_views.TemplatesView.as_view()),
+    path("templates/<int:id>/", template_views.TemplateView.as_view()),
     path("hosts/", host_views.HostsView.as_view()),
     path("hosts/<str:name>/drain/", _host(action="drain")),
     path("hosts/<str:name>/resume/", _host(action="resume")),

@@ -9,7 +9,7 @@ import sys
 from . import values, words
 from .acting import submitted
 from .connect import connect
-from .errors import UsageError
+from .errors import NotFound, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def _command(parser: argparse.ArgumentParser) -> None:
 def _describe(parser: argparse.ArgumentParser) -> None:
     """The options that describe a job. `dest` is the field of the API where one option fills one field as it is."""
     add = parser.add_argument
+    add("--template", metavar="NAME", help="begin with what you have kept under this name; other options and a command go before it")
     add("-g", "--gpus", type=values.gpus, metavar="N|MIN-MAX", help="how many GPUs (1)")
     add("-n", "--name", help="its name (the beginning of the command)")
     add("-C", "--directory", dest="working_dir", type=values.directory, metavar="DIR", help="where it runs (here)")
@@ -85,21 +86,36 @@ FIELDS = (
 """Options that are fields of the API under the same name."""
 
 
-def body(options: argparse.Namespace) -> Job:
-    """The submission; raises UsageError. What was not given is left to the server's defaults."""
+def body(options: argparse.Namespace, kept: Job | None = None) -> Job:
+    """The submission; raises UsageError. What neither options nor `kept`, a template's fields, say is left to the server's defaults."""
     command = values.command(options.command)
-    if not command.strip():
+    given: Job = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
+    if options.gpus is not None:
+        given["min_gpus"], given["max_gpus"] = options.gpus
+    if options.env:
+        given["env"] = (kept or {}).get("env", {}) | dict(options.env)
+    if options.this_environment:
+        given["environment"] = _active_environment(options)
+    fields = (kept or {}) | given | ({"command": command} if command.strip() else {})
+    if not fields.get("command"):
         raise UsageError("The command is missing: write it after `--`.")
-    fields: Job = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     if "working_dir" not in fields:
         fields["working_dir"] = _here()
-    if options.gpus is not None:
-        fields["min_gpus"], fields["max_gpus"] = options.gpus
-    if options.env:
-        fields["env"] = dict(options.env)
-    if options.this_environment:
-        fields["environment"] = _active_environment(options)
-    return {"command": command, **fields}
+    return fields
+
+
+def _submission(api: Api, options: argparse.Namespace) -> Job:
+    return body(options, _kept(api, options.template) if options.template is not None else None)
+
+
+def _kept(api: Api, name: str) -> Job:
+    """The fields of one's template; raises NotFound with the names that there are."""
+    for template in api.get("templates/", name=name)["results"] if name else ():
+        fields: Job = template["fields"]
+        return fields
+    there, _count = api.pages("templates/")
+    known = ", ".join(repr(str(each["name"])) for each in there)
+    raise NotFound(f"You have no template {name!r}: " + (f"there is {known}." if known else "make one on the page for new jobs."))
 
 
 def _here() -> str:
@@ -119,9 +135,8 @@ def _active_environment(options: argparse.Namespace) -> str:
 
 
 def _do_submit(options: argparse.Namespace) -> int:
-    submission = body(options)
     with connect() as api:
-        job = _send(api, submission)
+        job = _send(api, _submission(api, options))
         if options.json:
             from . import tables
 
@@ -132,9 +147,8 @@ def _do_submit(options: argparse.Namespace) -> int:
 
 
 def _do_run(options: argparse.Namespace) -> int:
-    submission = body(options)
     with connect() as api:
-        job = _send(api, submission)
+        job = _send(api, _submission(api, options))
         print(submitted(job), file=sys.stderr, flush=True)
         return _follow(api, job)
 

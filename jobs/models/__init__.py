@@ -11,6 +11,7 @@ from jobs.models.notification import Notification
 from jobs.models.preference import Preference
 from jobs.models.share import Share
 from jobs.models.signin import OneTimeLink
+from jobs.models.template import JobTemplate
 from jobs.models.token import PersonalToken
 from jobs.models.user import User
 
@@ -24,6 +25,7 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobEvent",
+    "JobTemplate",
     "Leader",
     "Notification",
     "OneTimeLink",

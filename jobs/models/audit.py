@@ -18,6 +18,7 @@ class About(StrEnum):
     GROUP = "group"
     TOKEN = "token"  # noqa: S105 - a word, no secret
     LETTER = "letter"
+    TEMPLATE = "template"
 
 
 class Via(StrEnum):
@@ -69,7 +70,7 @@ class AuditEntry(models.Model):
     act = models.CharField(max_length=20, choices=[(a.value, a.value) for a in Act])
     about = models.CharField(max_length=8, choices=[(a.value, a.value) for a in About])
     target = models.CharField(max_length=200)
-    """A job's number, a host's name, a device's UUID, a person's name, a token's name."""
+    """A job's number, a host's name, a device's UUID, a person's name, the name of a token or template."""
     detail = models.TextField(blank=True)
 
     class Meta:

@@ -283,26 +283,26 @@ def initial() -> dict[str, str]:
 
 def of_job(job: Job) -> dict[str, str]:
     """An old job's fields as they would have been typed; not when it began, nor what it waited for."""
-    return {
-        "name": job.name,
-        "command": job.command,
-        "working_dir": job.working_dir,
-        "min_gpus": str(job.min_gpus),
-        "max_gpus": str(job.max_gpus),
-        "max_retries": str(job.max_retries),
-        "gpu_memory_mib": _memory_text(job.gpu_memory_mib),
-        "time_limit_s": _span_text(job.time_limit_s),
-        "priority": str(job.priority or ""),
-        "retry_delay_s": _span_text(job.retry_delay_s),
-        "hosts": ", ".join(job.hosts),
-        "environment": job.environment,
-        "artifacts": " ".join(job.artifacts),
-        "notify": ", ".join(job.notify),
-        "env": "\n".join(f"{name}={value}" for name, value in job.env.items()),
-        "retry_on_oom": "on" if job.retry_on_oom else "",
-        "shared": "on" if job.shared else "",
-        "on_host_loss": "on" if job.on_host_loss == OnHostLoss.REQUEUE else "",
-    }
+    return of_fields({field.name: getattr(job, field.name) for field in ALL if field.name not in ("begin_at", "after", "hold")})
+
+
+def of_fields(fields: Mapping[str, Any]) -> dict[str, str]:
+    """What `read` would have made these fields of."""
+    return {field.name: _typed(field, fields[field.name]) for field in ALL if field.name in fields}
+
+
+def _typed(field: Input, value: Any) -> str:
+    """A value that this form does not know any more is shown as it is, for its reader to say what is wrong with it."""
+    if field.kind == "check":
+        return "on" if value == field.ticked else ""
+    try:
+        return _WRITE.get(field.name, _plain)(value)
+    except (TypeError, ValueError, AttributeError):
+        return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _memory_text(mib: int) -> str:
@@ -317,3 +317,21 @@ def _span_text(seconds: float | None) -> str:
         return "" if seconds is None else "0s"
     unit = next(unit for unit in "dhms" if seconds % SECONDS[unit] == 0 or unit == "s")
     return f"{seconds / SECONDS[unit]:.15g}{unit}"
+
+
+def _lines_text(variables: Mapping[str, str]) -> str:
+    return "\n".join(f"{name}={value}" for name, value in variables.items())
+
+
+_WRITE: dict[str, Callable[[Any], str]] = {
+    "gpu_memory_mib": _memory_text,
+    "time_limit_s": _span_text,
+    "retry_delay_s": _span_text,
+    "priority": lambda number: _plain(number or ""),
+    "after": lambda numbers: ", ".join(map(str, numbers)),
+    "hosts": ", ".join,
+    "notify": ", ".join,
+    "artifacts": " ".join,
+    "env": _lines_text,
+}
+"""How a field is written whose text is not its value: the other way round of `Input.read`."""

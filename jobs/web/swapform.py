@@ -82,6 +82,17 @@ def of_job(job: Job) -> list[Row]:
     return found
 
 
+def of_fields(swaps: object) -> list[Row]:
+    """Swaps of a template, which have no contents."""
+    rows = [row for row in swaps if isinstance(row, dict)] if isinstance(swaps, list) else []
+    return [Row(number, str(row.get("target", "")), str(row.get("source", ""))) for number, row in enumerate(rows, 1)]
+
+
+def without_contents(rows: Sequence[Row]) -> list[Row]:
+    """What a template keeps."""
+    return [row for row in rows if row.source.strip() and not row.content]
+
+
 def shown(rows: Sequence[Row], *, more: bool = False) -> list[Row]:
     """At least one row to write into, and a further one where somebody asked for it or all are full."""
     kept = [row for row in rows if not row.blank]

@@ -9,7 +9,7 @@ from django.views.decorators.cache import never_cache
 from django.views.generic import RedirectView
 from django.views.i18n import set_language
 
-from jobs.web.views import account, job, joblist, overview, password, preferences, submit
+from jobs.web.views import account, job, joblist, overview, password, preferences, submit, templates
 
 
 class Icon(RedirectView):
@@ -35,6 +35,7 @@ urlpatterns = [
     path("jobs/live/", joblist.job_list_live, name="jobs-live"),
     path("jobs/new/check/", submit.job_check, name="job-check"),
     path("jobs/new/environments/", submit.job_environments, name="job-environments"),
+    path("jobs/templates/", templates.my_templates, name="job-templates"),
     path("jobs/new/", submit.job_new, name="job-new"),
     path("jobs/<int:number>/", job.job_page, name="job"),
     path("jobs/<int:number>/live/", job.job_live, name="job-live"),

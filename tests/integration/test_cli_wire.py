@@ -344,3 +344,19 @@ def test_run_follows_every_attempt_and_exits_as_the_last_one_did(server: Told, c
     told = said.err.decode().splitlines()
     assert told[:2] == ["Submitted job 42 (position 3)", "Job 42 is queued: needs a GPU"]
     assert told[2:] == ["Attempt 1 ended (exit code 3); the job starts again.", "Job 42 failed: exit code 7"]
+
+
+def test_template_is_asked_for_by_its_name_and_sent_with_the_options(server: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {"name": "t", "fields": {"command": "python t.py", "min_gpus": 1, "max_gpus": 1, "working_dir": "/data"}}
+    server.answers = [parsed(200, {"results": [kept], "next": None, "count": 1}), parsed(201, JOB)]
+    assert main(["submit", "--parsable", "--template", "a & b", "-g", "2"]) == 0
+    assert server.asked[0][1] == "/api/v1/templates/?name=a+%26+b"
+    assert server.asked[1][2] == kept["fields"] | {"min_gpus": 2, "max_gpus": 2}
+    assert capsys.readouterr().out == "42\n"
+
+
+def test_names_of_templates_are_told_when_there_is_none_of_this_one(server: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    there = [{"name": "one", "fields": {}}, {"name": "two", "fields": {}}]
+    server.answers = [parsed(200, {"results": found, "next": None, "count": len(found)}) for found in ([], there)]
+    assert main(["run", "--template", "tow", "--", "true"]) == 3
+    assert capsys.readouterr().err == "You have no template 'tow': there is 'one', 'two'.\n"

@@ -22,7 +22,7 @@ MOST = {
     "a job that runs, again (live)": 9,
     "a job that has ended": 6,
     "a job that waits": 10,
-    "form for a new job": 5,
+    "form for a new job": 6,
     "chart: devices": 3,
     "chart: curves": 3,
     "chart: last hour of all devices": 2,

@@ -122,6 +122,11 @@ document.addEventListener("click", (event) => {
   for (const menu of document.querySelectorAll("details.me[open]")) if (!menu.contains(event.target)) menu.open = false;
 });
 document.addEventListener("keydown", (event) => {
+  const button = event.key === "Enter" && !event.isComposing && document.getElementById(event.target.dataset?.enter);
+  if (button) {
+    event.preventDefault(); // else the form's first button would be pressed
+    button.click();
+  }
   if (event.key !== "Escape") return;
   for (const menu of document.querySelectorAll("details.me[open]")) {
     menu.open = false;
@@ -131,5 +136,10 @@ document.addEventListener("keydown", (event) => {
 
 document.addEventListener("DOMContentLoaded", () => {
   localise(document);
+  for (const field of document.querySelectorAll("input[type=datetime-local]")) {
+    const at = new Date(field.getAttribute("value") || "");
+    if (field.value || Number.isNaN(at.getTime())) continue; // a moment with its zone, which such a field does not take
+    field.value = new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+  }
   for (const field of document.querySelectorAll("input[data-zone]")) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
 });

@@ -113,6 +113,15 @@ def test_command_begins_at_the_first_word_also_without_the_dashes() -> None:
     assert body("-n", "x", "python", "t.py", "-n", "y", "--hold")["command"] == "python t.py -n y --hold"
 
 
+def test_options_and_a_command_go_before_what_the_template_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = {"command": "python t.py", "working_dir": "/data", "min_gpus": 1, "max_gpus": 4, "env": {"A": "1", "B": "2"}, "hold": True}
+    assert submitting.body(parsed("--template", "t"), kept) == kept
+    made = submitting.body(parsed("--template", "t", "-g", "2", "-e", "B=3", "-C", "/tmp", "--", "true"), kept)
+    assert made == kept | {"command": "true", "working_dir": "/tmp", "min_gpus": 2, "max_gpus": 2, "env": {"A": "1", "B": "3"}}
+    assert submitting.body(parsed("--template", "t"), {"command": "true"})["working_dir"] == str(tmp_path)
+
+
 @pytest.mark.parametrize("argv", [["submit"], ["submit", "--"], ["submit", "-g", "1"], ["run", "--", " "]])
 def test_missing_command_is_a_usage_error(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOTRAINER_TOKEN", "at_x")
