@@ -198,6 +198,7 @@ UNFOLD = {
     "SITE_ICON": lambda request: static("jobs/icon.svg"),
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("jobs/icon.svg")}],
     "SHOW_VIEW_ON_SITE": False,
+    "STYLES": [lambda request: static("jobs/admin.css")],
     "COLORS": {
         "primary": {  # the pages' one accent
             str(step): f"oklch({shade} 254)" for step, shade in zip((50, *range(100, 1000, 100), 950), _SHADES, strict=True)

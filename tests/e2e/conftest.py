@@ -28,6 +28,13 @@ LEAVING = ("htmx:afterRequest", "htmx:sendAbort")
 """What htmx logs when one leaves a page during its request; one that failed is logged as `htmx:sendError` or `htmx:responseError`."""
 
 
+def chromium() -> str:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        missing("chromium")
+    return str(program)
+
+
 @pytest.fixture(scope="module")
 def product(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """The product, started once for a module; the module's DEVICES say which simulated devices it has."""
@@ -39,11 +46,8 @@ def product(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Module-scoped: while Playwright runs, Django takes the main thread for an asynchronous one."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        missing("chromium")
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=QUIET)
+        started = playwright.chromium.launch(executable_path=chromium(), args=QUIET)
         yield started
         started.close()
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.core.cache import cache
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from jobs import logs
+from jobs.api.errors import server_error
 from jobs.models import Job, OneTimeLink, User
 from jobs.states import TERMINAL, JobState, Role
 from jobs.web import onetime
@@ -726,3 +727,30 @@ def test_search_of_a_log_leads_to_its_lines(client: Client, ann: User, settings:
         assert client.get(f"/jobs/{job.pk}/log/find/", wrong).status_code == 400
     client.force_login(person("bob"))
     assert client.get(f"/jobs/{job.pk}/log/find/", {"attempt": 1, "q": "needle"}).status_code == 404
+
+
+# --- what is not there --------------------------------------------------------------------------------------------------
+
+
+def test_missing_and_forbidden_pages_look_like_the_others(client: Client, ann: User) -> None:
+    client.force_login(person("vic", Role.VIEWER))
+    for path, status, said in (("/nowhere/", 404, "Nothing is here"), ("/jobs/new/", 403, "This is not for you")):
+        answer = client.get(path)
+        assert (answer.status_code, said in answer.content.decode(), 'href="/jobs/"' in answer.content.decode()) == (status, True, True)
+    client.logout()
+    assert "Nothing is here" in client.get("/nowhere/").content.decode()
+
+
+def test_page_of_an_error_can_be_shown_when_nothing_else_can() -> None:
+    assert "Something went wrong here" in server_error(RequestFactory().get("/")).content.decode()
+
+
+def test_lists_say_that_a_job_ended_at_its_time_limit(client: Client, ann: User) -> None:
+    client.force_login(ann)
+    job = make_job(ann)
+    make_attempt(job, outcome="timed_out", signal=15, ended_at=timezone.now())
+    put_into(job, JobState.FAILED, ended_at=timezone.now())
+    for path in ("/", "/jobs/"):
+        text = client.get(path).content.decode()
+        assert "at its time limit" in text
+        assert "signal 15" not in text

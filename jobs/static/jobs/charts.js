@@ -58,8 +58,8 @@ class Charts {
     const names = series.map((one) => `GPU ${one.index}`);
     const words = this.box.dataset;
     const memory = columns.map((of) => of.memory.map((mib) => (mib == null ? null : mib / 1024)));
-    this.draw("memory", words.memory, "GiB", names, [xs, ...memory], { time: true, from: 0 });
-    this.draw("use", words.use, "%", names, [xs, ...columns.map((of) => of.percent)], { time: true, from: 0, to: 100 });
+    this.draw("memory", words.memory, "GiB", names, [xs, ...memory], { time: words.time, from: 0 });
+    this.draw("use", words.use, "%", names, [xs, ...columns.map((of) => of.percent)], { time: words.time, from: 0, to: 100 });
   }
 
   drawCurves(curves) {
@@ -180,7 +180,7 @@ function options({ names, unit, how }, width) {
       { ...axis, size: 44, values: (u, ticks) => ticks.map(short) },
     ],
     series: [
-      { label: "", value: (u, at) => (at == null ? "" : how.time ? clock(new Date(at * 1000), true) : String(Math.round(at))) },
+      { label: how.time ?? " ", value: (u, at) => (at == null ? "" : how.time ? clock(new Date(at * 1000), true) : String(Math.round(at))) },
       ...names.map((label, i) => ({
         label,
         stroke: COLOURS[i % COLOURS.length],

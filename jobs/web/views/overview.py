@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from jobs import access, line, progress, rings
 from jobs.capacity import HostView, hosts_now
@@ -25,6 +25,13 @@ from jobs.web.words import left, place
 
 ROWS = 50
 ENDED_ROWS = 15
+_HOW = {
+    Outcome.LAUNCH_FAILED: gettext_lazy("could not be launched"),
+    Outcome.TIMED_OUT: gettext_lazy("at its time limit"),
+    Outcome.HOST_LOST: gettext_lazy("with its host"),
+    Outcome.EXIT_LOST: gettext_lazy("with its exit code lost"),
+}
+"""Endings that say more than the signal or the exit code which came with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +63,8 @@ class Row:
             return ""
         if self.job.oom_detected:
             return _("out of GPU memory")
-        if self.attempt.outcome == Outcome.LAUNCH_FAILED:
-            return _("could not be launched")
+        if self.attempt.outcome in _HOW:
+            return str(_HOW[Outcome(self.attempt.outcome)])
         if self.attempt.signal:
             return _("signal %(number)d") % {"number": self.attempt.signal}
         return "" if self.job.exit_code is None else _("exit code %(code)d") % {"code": self.job.exit_code}
