@@ -103,23 +103,26 @@ def read_name(text: str) -> str:
 
 
 def read_fields(given: Mapping[str, Any]) -> dict[str, Any]:
-    """As they were given, where each can be read; raises TemplateRefused."""
-    errors = {name: [why] for name, value in given.items() if (why := _unreadable(name, value))}
+    """What is kept of them, where each can be read; raises TemplateRefused."""
+    kept, errors = dict[str, Any](), dict[str, list[str]]()
+    for name, value in given.items():
+        try:
+            kept[name] = _read(name, value)
+        except ValueError as exc:
+            errors[name] = [str(exc)]
     if errors:
         raise TemplateRefused(errors, of_fields=True)
-    return dict(given)
+    return kept
 
 
-def _unreadable(name: str, value: Any) -> str:
+def _read(name: str, value: Any) -> Any:
+    """Numbers as such; all else as it was given: a relative path is one for whoever installs this elsewhere, too."""
     if name not in FIELDS:
-        return "There is no such field: mend its name or leave it out."
+        raise ValueError("There is no such field: mend its name or leave it out.")
     if name == "swaps" and isinstance(value, list) and any(isinstance(row, dict) and row.keys() & {"content", "sha256"} for row in value):
-        return "A template keeps no contents of files: name a path on the host in source, or leave this one out."
-    try:
-        FIELDS[name].read(value)
-    except ValueError as exc:
-        return str(exc)
-    return ""
+        raise ValueError("A template keeps no contents of files: name a path on the host in source, or leave this one out.")
+    read = FIELDS[name].read(value)
+    return read if isinstance(read, int | float) or name == "after" else value
 
 
 def _locked(owner: User) -> QuerySet[JobTemplate]:

@@ -110,3 +110,18 @@ def test_axe_finds_nothing_serious(
 def test_axe_finds_nothing_serious_where_one_signs_in(browser: Browser, product: Product, scheme: Scheme) -> None:
     with looking(browser, locale="en-US", color_scheme=scheme) as window:
         assert seen(window, f"{product.url}/signin/") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_question_before_what_cannot_be_undone_can_be_read(
+    browser: Browser, cookies: list[Any], pages: dict[str, str], scheme: Scheme
+) -> None:
+    with looking(browser, locale="en-US", color_scheme=scheme) as window:
+        window.context.add_cookies(cookies)
+        window.goto(pages["running"])
+        window.get_by_role("button", name="Cancel").first.click()
+        window.locator("#sure[open]").wait_for()
+        assert window.evaluate(ASK) == []
+        colours = "button => [getComputedStyle(button).color, getComputedStyle(button).backgroundColor]"
+        ink, ground = window.locator("#sure [value=yes]").evaluate(colours)
+        assert ink != ground  # which axe takes for text that is meant to be hidden

@@ -157,3 +157,22 @@ def test_log_is_searched_and_a_hit_leads_to_its_line(signed_in: Page, product: P
     signed_in.get_by_label("Search the log").fill("nowhere to be found")
     signed_in.get_by_label("Search the log").press("Enter")
     expect(signed_in.get_by_text("Nothing in the log is like that.")).to_be_visible()
+
+
+def test_form_is_kept_as_a_template_with_the_enter_key_and_filled_again(signed_in: Page, product: Product) -> None:
+    clock = signed_in.context.new_cdp_session(signed_in)
+    clock.send("Emulation.setTimezoneOverride", {"timezoneId": "America/New_York"})
+    signed_in.goto(f"{product.url}/jobs/new/")
+    signed_in.get_by_label("Command").fill("echo kept")
+    signed_in.get_by_text("More: memory").click()
+    signed_in.get_by_label("Not before").fill("2031-05-06T07:08")
+    signed_in.get_by_text("Save as template").first.click()
+    signed_in.get_by_label("Name of the template").fill("my own")
+    signed_in.get_by_label("Name of the template").press("Enter")
+    expect(signed_in.get_by_text("Kept as the template “my own”.")).to_be_visible()
+    assert [job for job in product.api("GET", "jobs/")["results"] if job["command"] == "echo kept"] == []
+    clock.send("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Shanghai"})
+    signed_in.goto(f"{product.url}/jobs/new/")
+    signed_in.get_by_role("button", name="Fill the form").click()
+    expect(signed_in.get_by_label("Command")).to_have_value("echo kept")
+    expect(signed_in.get_by_label("Not before")).to_have_value("2031-05-06T19:08")

@@ -71,6 +71,8 @@ def test_what_is_in_the_form_is_kept_and_fills_it_again(page: Any) -> None:
     answer = save(page, template_name="nightly  run")
     assert answer.headers["Location"] == "/jobs/new/?template=nightly+run"
     assert not Job.objects.exists()
+    kept = JobTemplate.objects.get().fields
+    assert (kept["min_gpus"], kept["time_limit_s"], kept["shared"], kept["hosts"]) == (1, 5400, True, ["gpu-a"])
     known_host("gpu-a", 24, 24)
     filled = page.get(answer.headers["Location"])
     assert "Kept as the template “nightly run”." in filled.content.decode()

@@ -136,9 +136,9 @@ document.addEventListener("keydown", (event) => {
 
 document.addEventListener("DOMContentLoaded", () => {
   localise(document);
-  for (const field of document.querySelectorAll("input[type=datetime-local]")) {
-    const at = new Date(field.getAttribute("value") || "");
-    if (field.value || Number.isNaN(at.getTime())) continue; // a moment with its zone, which such a field does not take
+  for (const field of document.querySelectorAll("input[data-moment]")) {
+    if (!/(Z|[+-]\d\d:\d\d)$/.test(field.dataset.moment)) continue; // as it was typed here
+    const at = new Date(field.dataset.moment);
     field.value = new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
   }
   for (const field of document.querySelectorAll("input[data-zone]")) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
