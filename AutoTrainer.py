@@ -12,7 +12,7 @@ if sys.version_info < (3, 11):
 if not sys.platform.startswith("linux"):
     sys.exit("AutoTrainer runs on Linux only, this is %s." % sys.platform)
 
-CLIENT = ["submit", "run", "list", "show", "logs", "wait", "cancel", "retry", "hold", "release", "gpus", "hosts"]
+CLIENT = ["submit", "run", "list", "show", "logs", "wait", "cancel", "retry", "hold", "release", "gpus", "hosts", "templates"]
 CLIENT += ["login", "logout", "whoami", "completion"]
 
 

@@ -19,7 +19,7 @@ python3 AutoTrainer.py --demo [--exit]    the same, and run the sample training;
 python3 AutoTrainer.py host               run only the agent of one more GPU machine
 python3 AutoTrainer.py test [ARGUMENTS]   run all checks and tests, or only pytest with these arguments
 python3 AutoTrainer.py submit … -- CMD    the command line client: submit, run, list, show, logs, wait, cancel, retry, hold,
-                                          release, gpus, hosts, login, logout, whoami, completion (each with --help)
+                                          release, gpus, hosts, templates, login, logout, whoami, completion (each with --help)
 
 Settings come from the environment or from .env; the README lists them."""
 

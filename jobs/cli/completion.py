@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .main import Run
 
 SHELLS = ("bash", "zsh", "fish")
+_TEMPLATES = "autotrainer templates 2>/dev/null | cut -f1"
+"""The shell command that lists the names of one's templates; one may have spaces."""
 _TAKES_JOBS = ("show", "logs", "wait", "cancel", "retry", "hold", "release")
 _FILTERS = {"hold": " -s queued", "release": " -s held", "cancel": "", "wait": ""}
 """Which jobs are offered; all that are known where a word is not here."""
@@ -61,6 +63,12 @@ _autotrainer() {{
     -s | --state) COMPREPLY=($(compgen -W "{states}" -- "$cur")); return ;;
     --host) COMPREPLY=($(compgen -W "$(autotrainer hosts 2>/dev/null | cut -f1)" -- "$cur")); return ;;
     --after) COMPREPLY=($(compgen -W "$(autotrainer list 2>/dev/null | cut -f1)" -- "$cur")); return ;;
+    --template)
+        local IFS=$'\n'
+        COMPREPLY=($(compgen -W "$({templates})" -- "$cur"))
+        ((${{#COMPREPLY[@]}})) && COMPREPLY=($(printf '%q\n' "${{COMPREPLY[@]}}"))
+        return
+        ;;
     --on-host-loss) COMPREPLY=($(compgen -W "wait requeue" -- "$cur")); return ;;
     esac
     case $word in
@@ -84,7 +92,8 @@ def bash(all_words: dict[str, str]) -> str:
         names = " ".join(name for option in options_of(word) for name in option.names)
         jobs = f"; jobs='{jobs_for(word)}'" if word in _TAKES_JOBS else ""
         cases.append(f"    {word}) options='{names}'{jobs} ;;")
-    return _BASH.format(all_words=" ".join(all_words), states=" ".join(words.STATES), shells=" ".join(SHELLS), cases="\n".join(cases))
+    given = {"all_words": " ".join(all_words), "states": " ".join(words.STATES), "shells": " ".join(SHELLS)}
+    return _BASH.format(**given, templates=_TEMPLATES, cases="\n".join(cases))
 
 
 # --- zsh ----------------------------------------------------------------------------------------------------------------
@@ -118,6 +127,7 @@ _ZSH_VALUES = {
     "--environment": "directory:_files -/",
     "-s": f"state:({' '.join(words.STATES)})",
     "--state": f"state:({' '.join(words.STATES)})",
+    "--template": 'template:{compadd -- ${(f)"$(' + _TEMPLATES + ')"}}',
 }
 
 
@@ -161,7 +171,7 @@ def fish(all_words: dict[str, str]) -> str:
 
 def _fish_option(option: Option) -> str:
     names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
-    choices = f" -a '{' '.join(option.choices)}'" if option.choices else ""
+    choices = f" -a '{' '.join(option.choices)}'" if option.choices else f' -a "({_TEMPLATES})"' if "--template" in option.names else ""
     return f"{names}{' -r' if option.takes_value else ''}{choices} -d '{option.help}'"
 
 

@@ -1,4 +1,4 @@
-"""`list` and `show`."""
+"""`list`, `show` and `templates`."""
 
 from __future__ import annotations
 
@@ -207,4 +207,31 @@ def _events(api: Api, job: Job) -> list[tuple[str, str]]:
     return [(words.local_time(event["at"]), event["message"]) for event in events[-EVENTS_SHOWN:]]
 
 
-PARSERS = {"list": _list, "show": _show}
+# --- templates ----------------------------------------------------------------------------------------------------------
+
+
+TEMPLATE_COLUMNS = (
+    Column("NAME", lambda template: template["name"]),
+    Column("CHANGED", lambda template: template["changed_at"], lambda template: words.ago(template["changed_at"])),
+    Column("COMMAND", lambda template: template["fields"].get("command")),
+)
+
+
+def _templates(parser: argparse.ArgumentParser) -> Run:
+    parser.add_argument("--json", action="store_true", help="the API's own objects, as a list")
+    return _do_templates
+
+
+def _do_templates(options: argparse.Namespace) -> int:
+    with connect() as api:
+        found, _ = api.pages("templates/")
+    if options.json:
+        tables.print_json(found)
+    elif found or not tables.is_terminal():
+        tables.print_rows(TEMPLATE_COLUMNS, found)
+    else:
+        print("You have kept none. The page for new jobs has a button for it, below the form.")
+    return 0
+
+
+PARSERS = {"list": _list, "show": _show, "templates": _templates}

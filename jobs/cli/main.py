@@ -24,6 +24,7 @@ COMMANDS = {
     "release": ("acting", "let held jobs start"),
     "gpus": ("devices", "the GPUs of all hosts, and who uses them"),
     "hosts": ("devices", "the hosts"),
+    "templates": ("looking", "what you have kept of the form for new jobs"),
     "login": ("signing", "sign in to a server, once for this machine"),
     "logout": ("signing", "forget a sign-in, and make its token useless"),
     "whoami": ("signing", "which server is used, and as whom"),

@@ -36,7 +36,7 @@ class Input:
     width: str = ""
     read: Text = str
     initial: str = ""
-    placeholder: str = ""
+    placeholder: Label = ""
     required: bool = False
     mono: bool = False
     ticked: str | bool = True
@@ -160,7 +160,7 @@ FOLDED = (
         help=gettext_lazy("Of one attempt: 30m, 12h, 2d. It fails when this is over."),
         width="third",
         read=span,
-        placeholder=str(gettext_lazy("none")),
+        placeholder=gettext_lazy("none"),
     ),
     Input(
         name="priority",

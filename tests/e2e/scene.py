@@ -99,7 +99,7 @@ def fill(scene: Scene) -> None:
 
 def _ended(scene: Scene) -> None:
     submit = scene.submit
-    submit("completed", "ada", "python train.py --name cifar10 --seconds 1", name="cifar10-baseline", artifacts=["result_*.png"])
+    submit("completed", "ada", "python train.py --name cifar10 --seconds 1", name="cifar10-baseline", artifacts=["result_cifar10.png"])
     submit("failed", "bob", "python loader.py", name="gan-v2", min_gpus=0, max_gpus=0)
     submit("oom", "ada", "python train.py --name bert --mode oom --mem 22 --seconds 0.5", name="bert-batch64")
     submit("timed out", "林悦", "sleep 60", name="asr-语音识别", time_limit_s=1, min_gpus=0, max_gpus=0)

@@ -40,6 +40,8 @@ if autotrainer wait "$(autotrainer submit --parsable -- false)" > /dev/null; the
 autotrainer gpus | while IFS="$(printf '\\t')" read -r host index model state rest; do echo "$index $state"; done
 autotrainer hosts | cut -f2,3
 autotrainer run -g 0 -- 'echo "it runs"; exit 5' 2> /dev/null || echo "with code $?"
+autotrainer templates | cut -f1
+autotrainer run --template 'my own' -e WORD=mine 2> /dev/null
 held=$(autotrainer submit --parsable --hold -- true)
 autotrainer release "$held" > /dev/null
 again=$(autotrainer retry --parsable "$held")
@@ -99,6 +101,8 @@ def running(product: Product, *words: str, stdout: int | IO[bytes] = subprocess.
 
 def test_plain_shell_script_can_use_every_word(product: Product) -> None:
     assert [word for word in COMMANDS if f"autotrainer {word} " not in SCRIPT] == []
+    kept = {"command": 'echo "$WORD $OTHER"', "min_gpus": 0, "env": {"WORD": "kept", "OTHER": "kept"}}
+    product.api("POST", "templates/", {"name": "my own", "fields": kept})
     more = {"SERVER": product.url, "PASSWORD": str(product.home / "admin_password")}
     environ = environ_of(product, {"PYTHON": sys.executable, "LAUNCHER": LAUNCHER[1], **more})
     done = subprocess.run(["sh", "-c", SCRIPT], cwd=product.work, env=environ, capture_output=True, text=True, timeout=60, check=False)
@@ -106,7 +110,18 @@ def test_plain_shell_script_can_use_every_word(product: Product) -> None:
     assert done.stdout.splitlines() == [
         *("completed", "completed", "from the first", "z b", "completed\tsecond", "it failed"),
         *("0 free", "1 free", "up\t2"),
-        *("it runs", "with code 5", "completed", "completed", "state\tcancelled", "1", "admin\tadmin", "signed out: 4"),
+        *(
+            "it runs",
+            "with code 5",
+            "my own",
+            "mine kept",
+            "completed",
+            "completed",
+            "state\tcancelled",
+            "1",
+            "admin\tadmin",
+            "signed out: 4",
+        ),
     ]
 
 

@@ -29,7 +29,9 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / shell).write_text(subprocess.check_output(argv, cwd=CHECKOUT, text=True))
     program = folder / "autotrainer"
     program.write_text(
-        "#!/bin/sh\nif [ $1 = hosts ]; then printf 'gpu-a\\tup\\n'; else printf '41\\trunning\\tx\\n42\\tqueued\\ty\\n'; fi\n"
+        "#!/bin/sh\nif [ $1 = hosts ]; then printf 'gpu-a\\tup\\n'; "
+        "elif [ $1 = templates ]; then printf 'nightly run\\tx\\nresnet\\ty\\n'; "
+        " else printf '41\\trunning\\tx\\n42\\tqueued\\ty\\n'; fi\n"
     )
     program.chmod(0o755)
     return folder
@@ -50,6 +52,8 @@ def completed(scripts: Path, *words: str) -> list[str]:
         ([""], list(COMMANDS)),
         (["submit", "--ho"], ["--host", "--hold"]),
         (["submit", "--host", ""], ["gpu-a"]),
+        (["submit", "--template", "n"], ["nightly\\", "run"]),
+        (["run", "--template", ""], ["nightly\\", "run", "resnet"]),
         (["list", "--state", "ru"], ["running"]),
         (["logs", ""], ["41", "42"]),
         (["cancel", "41", "4"], ["41", "42"]),

@@ -360,3 +360,13 @@ def test_names_of_templates_are_told_when_there_is_none_of_this_one(server: Told
     server.answers = [parsed(200, {"results": found, "next": None, "count": len(found)}) for found in ([], there)]
     assert main(["run", "--template", "tow", "--", "true"]) == 3
     assert capsys.readouterr().err == "You have no template 'tow': there is 'one', 'two'.\n"
+
+
+def test_templates_are_listed_for_programs_and_as_they_came(server: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    there = [{"name": "a b", "changed_at": "2026-11-27T05:00:00Z", "fields": {"command": "true"}}]
+    there.append({"name": "c", "changed_at": "2026-11-27T05:00:00Z", "fields": {}})
+    server.answers = [parsed(200, {"results": there, "next": None, "count": 2})]
+    assert main(["templates"]) == 0
+    assert capsys.readouterr().out == "a b\t2026-11-27T05:00:00Z\ttrue\nc\t2026-11-27T05:00:00Z\t-\n"
+    assert main(["templates", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == there

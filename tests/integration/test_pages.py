@@ -734,11 +734,11 @@ def test_search_of_a_log_leads_to_its_lines(client: Client, ann: User, settings:
 
 def test_missing_and_forbidden_pages_look_like_the_others(client: Client, ann: User) -> None:
     client.force_login(person("vic", Role.VIEWER))
-    for path, status, said in (("/nowhere/", 404, "Nothing is here"), ("/jobs/new/", 403, "This is not for you")):
+    for path, status, said in (("/nowhere/", 404, "There is nothing at this address"), ("/jobs/new/", 403, "You may not see or do this")):
         answer = client.get(path)
         assert (answer.status_code, said in answer.content.decode(), 'href="/jobs/"' in answer.content.decode()) == (status, True, True)
     client.logout()
-    assert "Nothing is here" in client.get("/nowhere/").content.decode()
+    assert "There is nothing at this address" in client.get("/nowhere/").content.decode()
 
 
 def test_page_of_an_error_can_be_shown_when_nothing_else_can() -> None:
