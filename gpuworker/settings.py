@@ -76,6 +76,8 @@ class Settings:
     eminder_url: str
     email_url: str = field(repr=False)
     mail_from: str
+    chat_hosts: frozenset[str]
+    """Hosts, or host:port, of inner networks that chats may be on."""
     heartbeat_s: float
     host_lost_s: float
     requeue_after_s: float
@@ -274,6 +276,14 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2] or ""])
 
 
+def _chat_hosts(text: str) -> frozenset[str]:
+    found = [each.strip().lower() for each in text.split(",") if each.strip()]
+    for each in found:
+        if not re.fullmatch(r"[a-z0-9._-]+(:\d{1,5})?|\[?[0-9a-f:.]+\]?", each):
+            raise ValueError(f"names {each!r}: give hosts or host:port, such as chat.lab.example,10.0.0.5:8065")
+    return frozenset(found)
+
+
 def _log_limit(text: str) -> int:
     if (value := _bytes(text)) < disks.SMALLEST_LIMIT_BYTES:
         raise ValueError(f"is too little: give {disks.SMALLEST_LIMIT_BYTES // 1024}KiB or more")
@@ -357,6 +367,7 @@ TABLE: dict[str, tuple[str, str, _Parser]] = {
     "AUTOTRAINER_EMINDER_URL": ("eminder_url", "", _web_url),
     "EMAIL_URL": ("email_url", "", _text),
     "AUTOTRAINER_MAIL_FROM": ("mail_from", "", _text),
+    "AUTOTRAINER_CHAT_HOSTS": ("chat_hosts", "", _chat_hosts),
     "AUTOTRAINER_HEARTBEAT_S": ("heartbeat_s", "2", _seconds),
     "AUTOTRAINER_HOST_LOST_S": ("host_lost_s", "120", _seconds),
     "AUTOTRAINER_REQUEUE_AFTER_S": ("requeue_after_s", "300", _seconds),

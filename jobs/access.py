@@ -17,6 +17,7 @@ from jobs import hostlink
 from jobs.models import Job, User
 from jobs.states import Role, WaitReason
 
+TESTS_PER_MINUTE = 6
 LOGINS_PER_MINUTE = 5
 
 HIDDEN_FROM_OTHERS = ("command", "working_dir", "env", "swaps", "artifacts", "notify")
@@ -67,19 +68,25 @@ def visible_jobs(user: User | AnonymousUser) -> QuerySet[Job]:
 
 
 def login_wait_s(address: str, username: str) -> float:
-    """0 where this address may try this user name now (the try is counted), else the seconds until it may.
+    """0 where this address may try this user name now (the try is counted), else the seconds until it may."""
+    return _wait_s(f"login-tries {address} {username.casefold()[:150]}", LOGINS_PER_MINUTE)
 
-    Counted in this process, and in Redis for all of several web processes; while Redis is away in this process alone.
-    """
-    name = f"login-tries {address} {username.casefold()[:150]}"
+
+def test_wait_s(user: User) -> float:
+    """The same for a person's test messages, which leave the house."""
+    return _wait_s(f"test-messages {user.pk}", TESTS_PER_MINUTE)
+
+
+def _wait_s(name: str, most: int) -> float:
+    """Counted in this process, and in Redis for all of several web processes; while Redis is away in this process alone."""
     key, now = name.encode("unicode_escape").hex()[:240], time.time()
     with _counting:
         tries = [at for at in cache.get(key, []) if at > now - 60]
-        if len(tries) >= LOGINS_PER_MINUTE:
+        if len(tries) >= most:
             return float(max(1.0, tries[0] + 60 - now))
         cache.set(key, [*tries, now], 60)
     number, left_s = hostlink.count(name, for_s=60)
-    return float(max(1, left_s)) if number > LOGINS_PER_MINUTE else 0.0
+    return float(max(1, left_s)) if number > most else 0.0
 
 
 _counting = threading.Lock()

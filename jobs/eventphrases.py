@@ -114,6 +114,7 @@ RULE = gettext_noop("counts as used from %(mib)s MiB or %(n)s min after computin
 IGNORES = gettext_noop("ignores pid %(pid)s")
 HEEDS = gettext_noop("ignores pid %(pid)s no more")
 KEPT_FOR = gettext_noop("kept for %(user)s until %(until)s")
+AT_SERVICE = gettext_noop("At %(service)s.")
 KEPT_NO_MORE = gettext_noop("kept for nobody any more")
 CHANGED_BECAUSE = gettext_noop("%(changed)s: %(why)s")
 AUDITED = (
@@ -132,6 +133,7 @@ AUDITED = (
     IGNORES,
     KEPT_FOR,
     KEPT_NO_MORE,
+    AT_SERVICE,
     CHANGED_BECAUSE,
 )
 """What the audit log says beside the sentences of events."""

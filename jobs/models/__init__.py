@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.models.audit import AuditEntry
+from jobs.models.chat import ChatAddress
 from jobs.models.content import Content
 from jobs.models.host import Device, Host
 from jobs.models.job import Attempt, Dispatch, IdempotencyKey, Job, JobEvent
@@ -18,6 +19,7 @@ from jobs.models.user import User
 __all__ = [
     "Attempt",
     "AuditEntry",
+    "ChatAddress",
     "Content",
     "Device",
     "Dispatch",

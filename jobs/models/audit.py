@@ -18,6 +18,7 @@ class About(StrEnum):
     GROUP = "group"
     TOKEN = "token"  # noqa: S105 - a word, no secret
     LETTER = "letter"
+    CHAT = "chat"
     TEMPLATE = "template"
 
 

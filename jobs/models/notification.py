@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db import models
 
+from jobs.models.chat import ChatAddress
 from jobs.models.job import Job, JobEvent
 
 
@@ -17,6 +18,9 @@ class Notification(models.Model):
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="notifications")
     channel = models.CharField(max_length=16)
     recipient = models.CharField(max_length=254)
+    """A mail address, or the name of a chat with its number."""
+    chat = models.ForeignKey(ChatAddress, on_delete=models.SET_NULL, null=True, blank=True, related_name="+")
+    """Where `channel` is chat; empty: its owner has deleted it."""
     occasion = models.CharField(max_length=16)
     state = models.CharField(max_length=8, choices=STATES, default=PENDING)
     created_at = models.DateTimeField()

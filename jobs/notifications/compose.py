@@ -29,6 +29,7 @@ MOST_PICTURES = 5
 LONGEST_NAME = 120
 DIGEST_ROWS = 50
 STACK_LINES = 80
+CHAT_LINES = 10
 MONO = mark_safe("ui-monospace,Menlo,Consolas,'DejaVu Sans Mono','Noto Sans Mono CJK SC',monospace")
 ATTACHED_TYPES = {
     ".csv": "text/csv",
@@ -80,6 +81,7 @@ def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Let
         html=render_to_string("jobs/mail/letter.html", context),
         markdown=_markdown(context),
         attachments=tuple(attachments),
+        chat=_chat(context),
     )
 
 
@@ -115,8 +117,13 @@ def digest(failed: Sequence[tuple[Occasion, Job, Attempt | None]], *, ended: int
         "mono": MONO,
     }
     text = render_to_string("jobs/mail/digest.txt", context)
+    told = [f"#{job.pk} {one_line(job.name)}" for _occasion, job, _attempt in failed[:CHAT_LINES]]
     return Letter(
-        subject=f"[AutoTrainer] {title}"[:200], text=text, html=render_to_string("jobs/mail/digest.html", context), markdown=fenced(text)
+        subject=f"[AutoTrainer] {title}"[:200],
+        text=text,
+        html=render_to_string("jobs/mail/digest.html", context),
+        markdown=fenced(text),
+        chat="\n".join([title, *told, str(context["url"])]),
     )
 
 
@@ -250,6 +257,13 @@ def _markdown(context: dict[str, Any]) -> str:
     if context["excerpt"].lines:
         parts.append(fenced("\n".join(context["excerpt"].lines)))
     return "\n\n".join([*parts, context["url"]])
+
+
+def _chat(context: dict[str, Any]) -> str:
+    """What fits onto a phone: what happened, where it went wrong, the last lines, where to look."""
+    lines = context["highlight"][-CHAT_LINES:] or context["excerpt"].lines[-CHAT_LINES:]
+    parts = [context["sentence"], context["advice"], one_line(context["own"], most=500), "\n".join(line[:200] for line in lines)]
+    return "\n\n".join([*filter(None, parts), context["url"]])
 
 
 def fenced(text: str) -> str:

@@ -23,6 +23,8 @@ class Letter:
     html: str
     markdown: str
     attachments: tuple[Attachment, ...] = ()
+    chat: str = ""
+    """Short, and plain text."""
 
 
 class NotSent(Exception):

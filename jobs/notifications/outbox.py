@@ -5,29 +5,42 @@ from __future__ import annotations
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 
-from jobs.models import Job, JobEvent, Notification
-from jobs.notifications import channels, ownmail, preferences
+from jobs.models import ChatAddress, Job, JobEvent, Notification
+from jobs.notifications import channels, chat, ownmail, preferences
 from jobs.notifications.occasions import TYPES, Occasion, occasion_of
 
 
 def note(event: JobEvent) -> None:
-    """Where no channel is set up nobody is promised anything."""
-    if event.type not in TYPES or not (channel := channels.for_mail()):
+    """Where there is no way to tell anybody nobody is promised anything."""
+    if event.type not in TYPES:
         return
     job = Job.objects.select_related("owner").get(pk=event.job_id)
     occasion = occasion_of(event, job)
     if occasion is None or ownmail.of(job, event.attempt, occasion).skip:
         return
-    told = {"event": event, "job": job, "channel": channel, "occasion": occasion, "created_at": event.at, "next_at": event.at}
-    rows = [Notification(recipient=address, **told) for address in recipients(job, occasion)]
+    told = {"event": event, "job": job, "occasion": occasion, "created_at": event.at, "next_at": event.at}
+    rows = [Notification(channel=channel, recipient=address, **told) for channel, address in _by_mail(job, occasion)]
+    rows += [Notification(channel=chat.NAME, recipient=f"{one} {one.pk}", chat=one, **told) for one in _chats(job, occasion)]
     Notification.objects.bulk_create(rows, ignore_conflicts=True)
+
+
+def _by_mail(job: Job, occasion: Occasion) -> list[tuple[str, str]]:
+    channel = channels.for_mail()
+    return [(channel, address) for address in recipients(job, occasion)] if channel else []
 
 
 def recipients(job: Job, occasion: Occasion) -> list[str]:
     """Those whom the job names; else its owner, where an address is known and this is wanted."""
     if job.notify:
         return list(job.notify)
-    return [job.owner.email] if _usable(job.owner.email) and preferences.wants(job.owner, occasion) else []
+    wanted = _usable(job.owner.email) and preferences.wants(job.owner, occasion) and preferences.wants_mail(job.owner)
+    return [job.owner.email] if wanted else []
+
+
+def _chats(job: Job, occasion: Occasion) -> list[ChatAddress]:
+    """Its owner's, whomever the job names."""
+    chats = list(ChatAddress.objects.filter(owner=job.owner_id))
+    return chats if chats and preferences.wants(job.owner, occasion) else []
 
 
 def _usable(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the person behind an address wants: of which occasions to hear, at which hours not, and in which language."""
+"""What the person behind an address wants: of which occasions to hear, by which ways, at which hours not, and in which language."""
 
 from __future__ import annotations
 
@@ -6,34 +6,38 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.conf import settings
-from django.db.models import F
 
-from jobs.models import Preference, User
+from jobs.models import Notification, Preference, User
 from jobs.notifications.occasions import Occasion
 
 
 def wants(owner: User, occasion: Occasion) -> bool:
-    """Whether the owner of a job that names no addresses is told; whom a job names is told of everything."""
+    """Whether the owner of a job is told of it; whom a job names is told of everything."""
     kept = Preference.objects.filter(user=owner).first()
     return kept is None or occasion not in kept.muted
 
 
-def of_address(address: str) -> Preference | None:
-    """Of the person whose address it is, whoever's job it is about."""
-    return Preference.objects.filter(user__email__iexact=address, user__is_active=True).order_by("user_id").first()
+def wants_mail(owner: User) -> bool:
+    return not Preference.objects.filter(user=owner, by_mail=False).exists()
 
 
-def language_of(address: str) -> str:
-    kept = of_address(address)
+def of_row(row: Notification) -> Preference | None:
+    """Of the person whose chat or mail address it is, whoever's job it is about."""
+    if row.chat:
+        return Preference.objects.filter(user=row.chat.owner_id).first()
+    return Preference.objects.filter(user__email__iexact=row.recipient, user__is_active=True).order_by("user_id").first()
+
+
+def language_of(row: Notification) -> str:
+    kept = of_row(row)
     known = dict(settings.LANGUAGES)
     return kept.language if kept and kept.language in known else settings.LANGUAGE_CODE
 
 
-def quiet_until(address: str, now: datetime) -> datetime | None:
+def quiet_until(row: Notification, now: datetime) -> datetime | None:
     """When the quiet hours end that this moment is in; None where it is in none."""
-    kept = Preference.objects.exclude(quiet_from=F("quiet_until")).filter(quiet_from__isnull=False, quiet_until__isnull=False)
-    found = kept.filter(user__email__iexact=address, user__is_active=True).order_by("user_id").first()
-    return None if found is None else end_of_quiet(found, now)
+    kept = of_row(row)
+    return end_of_quiet(kept, now) if kept and kept.quiet_from != kept.quiet_until else None
 
 
 def end_of_quiet(kept: Preference, now: datetime) -> datetime | None:

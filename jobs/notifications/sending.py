@@ -23,7 +23,7 @@ from django.utils import timezone, translation
 from jobs import artifacts, audit, logs
 from jobs.models import Attempt, Job, Notification, User
 from jobs.models.audit import About, Act
-from jobs.notifications import channels, compose, preferences
+from jobs.notifications import channels, chat, compose, preferences
 from jobs.notifications.letter import Letter, NotSent
 from jobs.notifications.occasions import FAILURES, Occasion
 from jobs.states import TERMINAL
@@ -57,7 +57,7 @@ class Postman:
         if _log_is_coming(attempt, now):
             self._put_off(row, now + timedelta(seconds=1))
             return True
-        if later := preferences.quiet_until(row.recipient, now) or _to_fold(row, now):
+        if later := preferences.quiet_until(row, now) or _to_fold(row, now):
             self._put_off(row, later)
             return True
         self._send(row, attempt, now)
@@ -72,7 +72,7 @@ class Postman:
         with self._writing():
             if mine.update(state=Notification.SENDING, lease_until=now + LEASE, tries=row.tries + 1) != 1:
                 return None
-        return Notification.objects.select_related("event", "event__job", "event__job__owner", "job", "job__owner").get(pk=row.pk)
+        return Notification.objects.select_related("event", "event__job", "event__job__owner", "job", "job__owner", "chat").get(pk=row.pk)
 
     def _put_off(self, row: Notification, until: datetime) -> None:
         with self._writing():
@@ -85,7 +85,7 @@ class Postman:
             if channel is None or not channel.configured():
                 raise NotSent("This way of sending is not set up any more.")
             message_id = message_id_of(row)
-            channel.send(_letter(rows, attempt), row.recipient, message_id=message_id, thread_id=thread_id_of(row.job))
+            channel.send(_letter(rows, attempt), _target(row), message_id=message_id, thread_id=thread_id_of(row.job))
         except NotSent as exc:
             self._failed(rows, str(exc), now, for_good=exc.for_good)
         except Exception as exc:  # A letter that cannot be made must not keep the others.
@@ -120,6 +120,15 @@ class Postman:
         log.warning("%s", why, extra={"action": "notification_failed", "job_id": row.job_id})
 
 
+def _target(row: Notification) -> str:
+    """Raises NotSent."""
+    if row.channel != chat.NAME:
+        return row.recipient
+    if row.chat is None:
+        raise NotSent("Its owner has deleted this chat.", for_good=True)
+    return row.chat.url
+
+
 @transaction.atomic
 def send_again(row: Notification, *, actor: User) -> bool:
     """Try a dead letter anew, for another week; False where it is not dead."""
@@ -133,7 +142,7 @@ def send_again(row: Notification, *, actor: User) -> bool:
 
 def _letter(rows: list[Notification], attempt: Attempt | None) -> Letter:
     row = rows[0]
-    with translation.override(preferences.language_of(row.recipient)):
+    with translation.override(preferences.language_of(row)):
         if len(rows) == 1:
             if row.job.artifacts and attempt and attempt.started_at:
                 artifacts.collect(row.job, attempt)

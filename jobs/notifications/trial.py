@@ -34,7 +34,7 @@ def send_test(address: str) -> str:
         raise NotSent(_("No mail is set up: set EMAIL_URL or AUTOTRAINER_EMINDER_URL, then start AutoTrainer again."))
     channel = channels.BY_NAME[way]
     name = f"<test.{uuid.uuid4()}@{domain()}>"
-    channel.send(_letter(), address, message_id=name, thread_id=name)
+    channel.send(trial_letter(), address, message_id=name, thread_id=name)
     told = {"server": channel.address(), "address": address}
     if way == "smtp":
         return _("%(server)s took the mail to %(address)s.") % told
@@ -43,14 +43,15 @@ def send_test(address: str) -> str:
     )
 
 
-def _letter() -> Letter:
+def trial_letter() -> Letter:
     url = settings.AUTOTRAINER.url
-    title = _("A test: AutoTrainer can send you mail")
-    text = _("Somebody who runs AutoTrainer asked for this mail. Nothing has happened to any job.")
+    title = _("A test: AutoTrainer can reach you")
+    text = _("Somebody asked AutoTrainer for this test. Nothing has happened to any job.")
     context = {"title": title, "text": text, "url": url}
     return Letter(
         subject=f"[AutoTrainer] {title}",
         text=f"{text}\n\n{url}\n",
         html=render_to_string("jobs/mail/trial.html", context),
         markdown=f"{fenced(text)}\n\n{url}",
+        chat=f"{text}\n\n{url}",
     )

@@ -9,7 +9,7 @@ from django.views.decorators.cache import never_cache
 from django.views.generic import RedirectView
 from django.views.i18n import set_language
 
-from jobs.web.views import account, job, joblist, overview, password, preferences, submit, templates
+from jobs.web.views import account, chats, job, joblist, overview, password, preferences, submit, templates
 
 
 class Icon(RedirectView):
@@ -27,6 +27,7 @@ urlpatterns = [
     path("account/password/", never_cache(password.OnesOwn.as_view()), name="password"),
     path("account/password/<str:uidb64>/<str:token>/", password.ByLink.as_view(), name="password-link"),
     path("account/notifications/", preferences.my_preferences, name="preferences"),
+    path("account/chat/", chats.my_chats, name="chats"),
     path("account/tokens/", account.my_tokens, name="tokens"),
     path("language/", set_language, name="set_language"),
     path("signout/", LogoutView.as_view(), name="signout"),

@@ -134,7 +134,7 @@ def _over(owner: User, outcome: Outcome, **how: Any) -> Job:
 
 def test_pages_are_in_chinese_whatever_the_state_of_things(reader: Client, stock: list[Job]) -> None:
     pages = ["/", "/jobs/", "/jobs/?show=all", "/jobs/new/", "/nowhere/"]
-    pages += ["/account/password/", "/account/notifications/", "/account/tokens/", "/jobs/templates/"]
+    pages += ["/account/password/", "/account/notifications/", "/account/tokens/", "/jobs/templates/", "/account/chat/"]
     left = {path: words(reader.get(path).content.decode()) for path in pages + [f"/jobs/{job.pk}/" for job in stock]}
     assert {path: found for path, found in left.items() if found} == {}
 

@@ -534,7 +534,7 @@ def test_mailtest_sends_a_letter_and_says_who_took_it(box: Mailbox, capsys: pyte
     call_command("mailtest", "x@example.org")
     assert capsys.readouterr().out == f"127.0.0.1:{box.port} took the mail to x@example.org.\n"
     (mail,) = box.to("x@example.org")
-    assert mail["Subject"] == "[AutoTrainer] A test: AutoTrainer can send you mail"
+    assert mail["Subject"] == "[AutoTrainer] A test: AutoTrainer can reach you"
     assert "https://gpus.example.org" in body(mail)
     assert "https://gpus.example.org" in body(mail, "html")
 

@@ -53,7 +53,8 @@ def ends(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
 
 def keep(browser: Client, **typed: Any) -> Any:
     return browser.post(
-        "/account/notifications/", {"told": ALL, "quiet_from": "", "quiet_until": "", "time_zone": "", "language": ""} | typed
+        "/account/notifications/",
+        {"told": ALL, "quiet_from": "", "quiet_until": "", "time_zone": "", "language": "", "by_mail": "on"} | typed,
     )
 
 
@@ -62,11 +63,11 @@ def recipients() -> list[str]:
 
 
 def test_page_shows_what_was_kept_and_the_audit_log_who_did_it(browser: Client, ann: User) -> None:
-    assert browser.get("/account/notifications/").content.decode().count(" checked") == len(ALL)
+    assert browser.get("/account/notifications/").content.decode().count(" checked") == len(ALL) + 1  # and mail
     typed = {"told": ["failed"], "quiet_from": "22:30", "quiet_until": "07:00", "time_zone": "Asia/Shanghai", "language": "zh-hans"}
     assert keep(browser, **typed).status_code == 302
     page = browser.get("/account/notifications/").content.decode()
-    assert page.count(" checked") == 1
+    assert page.count(" checked") == 2
     for shown in ('value="22:30"', 'value="07:00"', 'value="Asia/Shanghai" selected', 'value="zh-hans" selected'):
         assert shown in page
     entry = AuditEntry.objects.get()
@@ -110,7 +111,7 @@ def test_letter_waits_for_the_end_of_quiet_hours(ann: User, ends: Callable[..., 
     row = Notification.objects.get()
     assert (row.state, row.tries, row.next_at) == (Notification.PENDING, 0, end)
     ends(person("bob"), notify=["carl@example.org"])
-    assert preferences.quiet_until("carl@example.org", now) is None
+    assert preferences.quiet_until(Notification(recipient="carl@example.org"), now) is None
 
 
 @pytest.mark.parametrize(
@@ -138,9 +139,9 @@ def test_quiet_hours_end_by_the_clock_on_the_persons_wall(
 
 
 def test_letters_are_in_the_language_of_whoever_gets_them(ann: User, settings: Any) -> None:
-    assert preferences.language_of("ann@example.org") == settings.LANGUAGE_CODE
+    assert preferences.language_of(Notification(recipient="ann@example.org")) == settings.LANGUAGE_CODE
     Preference.objects.create(user=ann, language="zh-hans")
-    assert preferences.language_of("ann@example.org") == "zh-hans"
-    assert preferences.language_of("bob@example.org") == settings.LANGUAGE_CODE
+    assert preferences.language_of(Notification(recipient="ann@example.org")) == "zh-hans"
+    assert preferences.language_of(Notification(recipient="bob@example.org")) == settings.LANGUAGE_CODE
     Preference.objects.update(language="gone")
-    assert preferences.language_of("ann@example.org") == settings.LANGUAGE_CODE
+    assert preferences.language_of(Notification(recipient="ann@example.org")) == settings.LANGUAGE_CODE

@@ -19,6 +19,7 @@ from jobs import audit, eventphrases
 from jobs.models import Preference
 from jobs.models.audit import About, Act
 from jobs.notifications import channels
+from jobs.notifications.chat import addresses
 from jobs.notifications.occasions import Occasion
 from jobs.web.people import UserRequest, signed_in
 
@@ -36,6 +37,7 @@ TOLD_OF = (
 
 class PreferenceForm(forms.Form):
     told = forms.MultipleChoiceField(choices=[(str(occasion), words) for occasion, words in TOLD_OF], required=False)
+    by_mail = forms.BooleanField(required=False)
     quiet_from = forms.TimeField(required=False)
     quiet_until = forms.TimeField(required=False)
     time_zone = forms.ChoiceField(required=False)
@@ -65,15 +67,18 @@ def my_preferences(request: UserRequest) -> HttpResponse:
     form = PreferenceForm(request.POST if request.method == "POST" else None, initial=_initial(kept))
     if request.method == "POST" and form.is_valid():
         _keep(request, kept, form.cleaned_data)
-        messages.success(request, _("Kept: letters go by this from now on."))
+        messages.success(request, _("Kept: messages go by this from now on."))
         return redirect("preferences")
     status = 400 if form.errors else 200
-    return render(request, "jobs/preferences.html", {"form": form, "mail": channels.for_mail()}, status=status)
+    return render(
+        request, "jobs/preferences.html", {"form": form, "mail": channels.for_mail(), "chats": addresses.of(request.user)}, status=status
+    )
 
 
 def _initial(kept: Preference) -> dict[str, Any]:
     return {
         "told": [str(occasion) for occasion, _words in TOLD_OF if occasion not in kept.muted],
+        "by_mail": kept.by_mail,
         "quiet_from": kept.quiet_from,
         "quiet_until": kept.quiet_until,
         "time_zone": kept.time_zone,
@@ -84,7 +89,7 @@ def _initial(kept: Preference) -> dict[str, Any]:
 @transaction.atomic
 def _keep(request: UserRequest, kept: Preference, told: dict[str, Any]) -> None:
     kept.muted = [str(occasion) for occasion, _words in TOLD_OF if occasion not in told["told"]]
-    for name in ("quiet_from", "quiet_until", "time_zone", "language"):
+    for name in ("by_mail", "quiet_from", "quiet_until", "time_zone", "language"):
         setattr(kept, name, told[name])
     kept.save()
     audit.record(request.user, Act.CHANGED, About.PERSON, target=request.user.get_username(), detail=eventphrases.HOW_TOLD)
