@@ -274,17 +274,6 @@ def _value(key: str, value: Any) -> str:
         raise ValueError(_("%(key)s: %(why)s") % {"key": key[:70], "why": exc}) from None
 
 
-def not_yet(empty: Any, what: str) -> Reader:
-    """A field of the contract that this version does not act on: taken where it asks for nothing."""
-
-    def read(value: Any) -> Any:
-        if value == empty and type(value) is type(empty):
-            return empty
-        raise ValueError(_("This version of AutoTrainer does not %(what)s yet: leave this field out.") % {"what": what})
-
-    return read
-
-
 def one_of(*choices: str) -> Reader:
     def read(value: Any) -> str:
         if value not in choices:

@@ -37,6 +37,19 @@ def test_documents_name_only_files_that_exist(page: Path) -> None:
     assert sorted({name for name in named if not (CHECKOUT / name).exists()}) == []
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name.endswith(".zh-CN.md")], ids=lambda page: page.name)
+def test_chinese_documents_have_what_the_english_ones_have(page: Path) -> None:
+    """The settings and the commands of all tables; and as many headings, and the same code, where the page is a whole translation."""
+    english = page.with_name(page.name.replace(".zh-CN", ""))
+    rows = [set(re.findall(r"(?m)^\| (`[A-Z][A-Z_]+`|`[a-z]+`)", text.read_text())) for text in (english, page)]
+    assert rows[0] - rows[1] == set()
+    assert set(re.findall(r"AUTOTRAINER_[A-Z_]+", english.read_text())) - set(re.findall(r"AUTOTRAINER_[A-Z_]+", page.read_text())) == set()
+    if page.parent.name == "docs":
+        code = [re.findall(r"(?s)```\w*\n.*?```", text.read_text()) for text in (english, page)]
+        assert code[0] == code[1]
+        assert len(headings(english)) == len(headings(page))
+
+
 def test_documents_are_all_there() -> None:
     pages = ("how-it-works", "reliability", "benchmarks", "scheduling", "training-scripts")
     wanted = ["README.md", "LICENSE", "CHANGELOG.md", *(f"docs/{page}.md" for page in pages)]
