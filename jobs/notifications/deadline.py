@@ -62,7 +62,7 @@ def within(seconds: float | None = None) -> Iterator[None]:
         yield
     except NotSent as exc:
         if deadline.passed:
-            raise NotSent(f"The server took longer than {longest_s:g} s in all, and was left: {exc}") from exc
+            raise NotSent(f"The server took longer than {longest_s:g} s in all, and was left: {exc}", unsure=exc.unsure) from exc
         raise
     finally:
         timer.cancel()

@@ -28,8 +28,8 @@ class Letter:
 
 
 class NotSent(Exception):
-    """The text says why, as a sentence. `for_good`: trying again would change nothing."""
+    """The text says why, as a sentence. `for_good`: trying again would change nothing. `unsure`: it may have been taken all the same."""
 
-    def __init__(self, message: str, *, for_good: bool = False) -> None:
+    def __init__(self, message: str, *, for_good: bool = False, unsure: bool = False) -> None:
         super().__init__(message)
-        self.for_good = for_good
+        self.for_good, self.unsure = for_good, unsure

@@ -1,8 +1,11 @@
 """Sends what the outbox holds. One row at a time, each claimed first, so that two control workers never send the same one.
 
 A row is sent once, or is visibly still being tried: what failed is tried again later and later, for a week, then it is dead
-until somebody sends it again. Only where this process dies between the server's yes and our commit may a letter go out twice,
-with the same Message-ID.
+until somebody sends it again. Only where this process dies between the server's yes and our commit, or the connection breaks
+there, may a letter go out twice: with the same Message-ID, and about the same jobs.
+
+A thread of the control worker and no Celery task: the row is the queue, so a broker between the two could only lose or repeat
+what it says. Mail goes out while Redis is down, and whoever dies is replaced by the lease of the row (tests/faults/outbox.py).
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ class Postman:
         return True
 
     def _claimed(self, now: datetime) -> Notification | None:
-        due = Q(state=Notification.PENDING, next_at__lte=now) | Q(state=Notification.SENDING, lease_until__lt=now)
+        due = Q(state=Notification.PENDING, next_at__lte=now) | _forsaken(now)
         row = Notification.objects.filter(due).order_by("next_at", "id").first()
         if row is None:
             return None
@@ -79,41 +82,43 @@ class Postman:
             Notification.objects.filter(pk=row.pk).update(state=Notification.PENDING, next_at=until, lease_until=None, tries=row.tries - 1)
 
     def _send(self, row: Notification, attempt: Attempt | None, now: datetime) -> None:
-        rows = [row, *self._claimed_with(row, now)]
+        message_id = row.message_id or message_id_of(row)
+        rows = sorted([row, *self._claimed_with(row, message_id, now)], key=lambda one: one.pk)
         try:
             channel = channels.BY_NAME.get(row.channel)
             if channel is None or not channel.configured():
                 raise NotSent("This way of sending is not set up any more.")
-            message_id = message_id_of(row)
-            channel.send(_letter(rows, attempt), _target(row), message_id=message_id, thread_id=thread_id_of(row.job))
+            channel.send(_letter(rows, attempt), _target(row), message_id=message_id, thread_id=thread_id_of(rows[0].job))
         except NotSent as exc:
-            self._failed(rows, str(exc), now, for_good=exc.for_good)
+            self._failed(row, rows, exc, now)
         except Exception as exc:  # A letter that cannot be made must not keep the others.
             log.exception("notification %d", row.pk, extra={"action": "notification_failed", "job_id": row.job_id})
-            self._failed(rows, f"The letter could not be made: {type(exc).__name__}: {exc}"[:1000], now)
+            self._failed(row, rows, NotSent(f"The letter could not be made: {type(exc).__name__}: {exc}"[:1000]), now)
         else:
             with self._writing():
-                sent = {"state": Notification.SENT, "sent_at": timezone.now(), "message_id": message_id, "error": "", "lease_until": None}
+                sent = {"state": Notification.SENT, "sent_at": timezone.now(), "error": "", "lease_until": None}
                 Notification.objects.filter(pk__in=[one.pk for one in rows]).update(**sent)
             log.info("told %s of job %d", row.recipient, row.job_id, extra={"action": "notification_sent", "job_id": row.job_id})
 
-    def _claimed_with(self, row: Notification, now: datetime) -> list[Notification]:
-        others = list(_folded(row, now).select_related("event", "job", "job__owner").order_by("id"))
-        if not others:
-            return []
+    def _claimed_with(self, row: Notification, message_id: str, now: datetime) -> list[Notification]:
+        """The other rows of its letter. One that may have been taken is made of the same again: its Message-ID says so to mail programs."""
+        others = _same_letter(row, now) if row.message_id else _folded(row, now)
+        found = list(others.select_related("event", "job", "job__owner").order_by("id"))
+        mine = {"state": Notification.SENDING, "lease_until": now + LEASE, "message_id": message_id}
         with self._writing():
-            pending = Notification.objects.filter(state=Notification.PENDING)
-            return [one for one in others if pending.filter(pk=one.pk).update(state=Notification.SENDING, lease_until=now + LEASE) == 1]
+            Notification.objects.filter(pk=row.pk, state=Notification.SENDING, lease_until=now + LEASE).update(message_id=message_id)
+            return [one for one in found if others.filter(pk=one.pk).update(**mine) == 1]
 
-    def _failed(self, rows: list[Notification], why: str, now: datetime, *, for_good: bool = False) -> None:
-        row = rows[0]
-        dead = for_good or now - row.created_at > GIVE_UP_AFTER
+    def _failed(self, row: Notification, rows: list[Notification], why: NotSent, now: datetime) -> None:
+        """Where no server can have it, of this try or an earlier one, its rows may go with others the next time."""
+        dead = why.for_good or now - row.created_at > GIVE_UP_AFTER
         delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (row.tries - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 - to spread
         with self._writing():
             ours = Notification.objects.filter(state=Notification.SENDING, lease_until=now + LEASE)  # unless somebody has taken over
             ours.filter(pk__in=[one.pk for one in rows]).update(
                 state=Notification.DEAD if dead else Notification.PENDING,
-                error=why,
+                error=str(why),
+                **({} if why.unsure or row.message_id else {"message_id": ""}),
                 next_at=now + timedelta(seconds=delay_s),
                 lease_until=None,
             )
@@ -161,8 +166,8 @@ def _failures(row: Notification) -> Q:
 
 
 def _to_fold(row: Notification, now: datetime) -> datetime | None:
-    """Until when a failure waits, since its recipient has been told of one just now; None where it does not."""
-    if row.occasion not in FAILURES:
+    """Until when a failure waits, since its recipient has been told of one just now; None where it does not, or may be there already."""
+    if row.occasion not in FAILURES or row.message_id:
         return None
     last = Notification.objects.filter(_failures(row), state=Notification.SENT, sent_at__gt=now - FOLD).order_by("-sent_at").first()
     return last.sent_at + FOLD if last and last.sent_at else None
@@ -170,8 +175,19 @@ def _to_fold(row: Notification, now: datetime) -> datetime | None:
 
 def _folded(row: Notification, now: datetime) -> QuerySet[Notification]:
     """The other failures that wait for this recipient: they go with this one as one letter."""
-    waiting = Notification.objects.filter(_failures(row), state=Notification.PENDING, next_at__lte=now).exclude(pk=row.pk)
+    waiting = Notification.objects.filter(_failures(row), state=Notification.PENDING, next_at__lte=now, message_id="").exclude(pk=row.pk)
     return waiting if row.occasion in FAILURES else waiting.none()
+
+
+def _same_letter(row: Notification, now: datetime) -> QuerySet[Notification]:
+    """Those that were in one letter with this one, and are still to be told."""
+    open_ones = Notification.objects.filter(Q(state=Notification.PENDING) | _forsaken(now))
+    return open_ones.filter(recipient=row.recipient, message_id=row.message_id).exclude(pk=row.pk)
+
+
+def _forsaken(now: datetime) -> Q:
+    """Those whose sender has died."""
+    return Q(state=Notification.SENDING, lease_until__lt=now)
 
 
 # --- names --------------------------------------------------------------------------------------------------------------

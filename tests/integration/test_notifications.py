@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -303,20 +304,7 @@ def test_letter_that_cannot_be_made_keeps_no_other(end: End, box: Mailbox, monke
 
 def test_whoever_dies_while_sending_is_replaced_when_his_lease_is_over(end: End, box: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
     end()
-
-    class Killed(BaseException):
-        pass
-
-    send = smtp.send
-
-    def killed(*args: Any, **how: Any) -> None:
-        send(*args, **how)
-        raise Killed
-
-    with monkeypatch.context() as dying:
-        dying.setattr(smtp, "send", killed)
-        with pytest.raises(Killed):
-            post()
+    post_and_die(monkeypatch)
     assert rows() == [("x@example.org", "sending")]
     post()
     assert len(box.mails) == 1
@@ -361,6 +349,44 @@ def test_first_failure_is_told_at_once_and_the_next_ones_as_one(end: End, box: M
     (digest,) = box.mails[2:]
     assert digest["Subject"] == "[AutoTrainer] 3 of 4 jobs failed: KeyError: 'lr' at train.py:88"
     assert body(digest).count("KeyError: 'lr' at train.py:88") == 4
+    assert {state for _, state in rows()} == {"sent"}
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing is tidied up."""
+
+
+def post_and_die(patch: pytest.MonkeyPatch, now: datetime | None = None) -> None:
+    """The server says yes, and nobody is left to note it down."""
+    send = smtp.send
+
+    def killed(*args: Any, **how: Any) -> None:
+        send(*args, **how)
+        raise Killed
+
+    with patch.context() as dying:
+        dying.setattr(smtp, "send", killed)
+        with pytest.raises(Killed):
+            post(now)
+
+
+@pytest.mark.parametrize("already", [0, 2])
+def test_letter_that_may_have_come_is_about_the_same_failures_when_it_comes_again(
+    end: End, box: Mailbox, monkeypatch: pytest.MonkeyPatch, already: int
+) -> None:
+    """Else a mail program, which shows each Message-ID once, would hide those that came later, or show others twice."""
+    for _ in range(already + 1):
+        end(1, TRACEBACK)
+    post_and_die(monkeypatch)
+    for _ in range(2):
+        end(1, TRACEBACK)
+    now = timezone.now() + LEASE + timedelta(seconds=1)
+    box.faults += ["451 later", "cut"]
+    for minutes in range(0, 60, 5):
+        post(now + timedelta(minutes=minutes))
+    told = {(str(mail["Message-ID"]).strip(), frozenset(re.findall(r"/jobs/(\d+)/", body(mail)))) for mail in box.mails}
+    assert len(told) == 2, "one Message-ID, one set of jobs"
+    assert sorted(len(jobs) for _, jobs in told) == sorted([already + 1, 2])
     assert {state for _, state in rows()} == {"sent"}
 
 

@@ -62,8 +62,9 @@ def send(letter: Letter, recipient: str, *, message_id: str, thread_id: str) -> 
     mail.attach_alternative(letter.html, "text/html")
     for one in letter.attachments:
         mail.attach(_part(one))
-    connection = _connection()
+    connection, open_ = _connection(), False
     try:
+        open_ = bool(connection.open())
         connection.send_messages([mail])
     except smtplib.SMTPRecipientsRefused as exc:
         code, why = next(iter(exc.recipients.values()), (550, b""))
@@ -73,7 +74,7 @@ def send(letter: Letter, recipient: str, *, message_id: str, thread_id: str) -> 
     except smtplib.SMTPResponseException as exc:
         raise NotSent(f"{address()} did not take the mail: {_said(exc.smtp_code, exc.smtp_error)}") from exc
     except (OSError, smtplib.SMTPException) as exc:
-        raise NotSent(f"{address()} cannot be reached, or broke off: {exc}") from exc
+        raise NotSent(f"{address()} cannot be reached, or broke off: {exc}", unsure=open_) from exc
     finally:
         with contextlib.suppress(OSError, smtplib.SMTPException):
             connection.close()  # Django leaves it open where the server refuses our name.
