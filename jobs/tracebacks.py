@@ -40,7 +40,7 @@ class Traceback:
     def headline(self) -> str:
         """`KeyError: 'lr' at train.py:88`."""
         said = f"{self.exception}: {self.message}" if self.message else self.exception
-        return f"{said[:300]} at {self.where}" if self.where else said[:300]
+        return f"{said[:300].rstrip('.')} at {self.where}" if self.where else said[:300]
 
 
 def last_traceback(text: str) -> Traceback | None:

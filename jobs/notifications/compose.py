@@ -19,7 +19,7 @@ from jobs.models import Attempt, Job, JobEvent
 from jobs.notifications import ownmail
 from jobs.notifications.excerpt import Excerpt, excerpt, packed
 from jobs.notifications.letter import Attachment, Letter
-from jobs.notifications.occasions import FAILURES, Occasion
+from jobs.notifications.occasions import FAILURES, Occasion, asked_to_end
 from jobs.notifications.ownmail import OwnMail
 from jobs.phrases import said as in_words
 from jobs.web.verdict import verdict
@@ -93,24 +93,33 @@ def _sentence(occasion: Occasion, event: JobEvent) -> tuple[str, str]:
         return one_line(in_words(event.message), most=1000), ""
     attempts = list(event.job.attempts.order_by("number"))
     said = verdict(event.job, attempts, position=None, silent="", private=False, now=timezone.now())
-    return one_line(f"{said.word}{said.goes_on}", most=1000), said.next
+    ended = one_line(f"{said.word}{said.goes_on}", most=1000)
+    return ended, _who_cancelled(event.job) if occasion is Occasion.CANCELLED else said.next
+
+
+def _who_cancelled(job: Job) -> str:
+    asked = asked_to_end(job)
+    if asked is None or asked.actor is None:
+        return one_line(in_words(asked.message), most=1000) if asked else ""
+    return _("%(person)s cancelled it.") % {"person": asked.actor.get_username()}
 
 
 def digest(failed: Sequence[tuple[Occasion, Job, Attempt | None]], *, ended: int) -> Letter:
     """Many failures as one: `37 of 40 failed: KeyError 'lr'`."""
-    heads = [_headline(occasion, attempt) for occasion, _job, attempt in failed]
-    most = max(set(heads), key=heads.count)
+    found = [_headline(attempt) for _occasion, _job, attempt in failed]
+    heads = [head or _words(occasion) for head, (occasion, _job, _attempt) in zip(found, failed, strict=True)]
+    most = one_line(max(found, key=lambda head: (found.count(head), bool(head))))
     rows = [
         {"job": job, "name": one_line(job.name), "url": job_url(job), "how": head}
         for (_occasion, job, _attempt), head in zip(failed[:DIGEST_ROWS], heads, strict=False)
     ]
     count = len(failed)
     said = ngettext("%(count)d of %(ended)d job failed", "%(count)d of %(ended)d jobs failed", ended) % {"count": count, "ended": ended}
-    title = f"{said}: {one_line(most)}"
+    title = f"{said}: {most}" if most else said
     context = {
         "title": title,
         "said": said,
-        "most": one_line(most),
+        "most": most,
         "rows": rows,
         "more": count - len(rows),
         "url": settings.AUTOTRAINER.url.rstrip("/") + "/jobs/",
@@ -127,9 +136,10 @@ def digest(failed: Sequence[tuple[Occasion, Job, Attempt | None]], *, ended: int
     )
 
 
-def _headline(occasion: Occasion, attempt: Attempt | None) -> str:
+def _headline(attempt: Attempt | None) -> str:
+    """Of its traceback; empty where it has none."""
     traceback = excerpt(attempt).traceback if attempt else None
-    return traceback.headline if traceback else _words(occasion)
+    return traceback.headline if traceback else ""
 
 
 def subject(occasion: Occasion, job: Job, attempt: Attempt | None, *, name: str = "") -> str:
@@ -245,7 +255,7 @@ def _plain(name: str) -> str:
 def _markdown(context: dict[str, Any]) -> str:
     """For those who render Markdown, with or without escaping: what a program printed stands in a fence."""
     rows = [f"- **{name}**: `{value.replace('`', chr(39))}`" for name, value in context["facts"]]
-    parts = [fenced(context["sentence"])]
+    parts = [fenced("\n".join(filter(None, (context["sentence"], context["advice"]))))]
     if context["own"]:
         parts.append(fenced(context["own"]))
     parts.append("\n".join(rows))

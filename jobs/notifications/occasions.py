@@ -50,7 +50,12 @@ def _failure(job: Job, attempt: Attempt | None) -> Occasion:
     return Occasion.OOM if job.oom_detected else Occasion.FAILED
 
 
+def asked_to_end(job: Job) -> JobEvent | None:
+    """The event that says who cancelled it, or because of what."""
+    return job.events.filter(type__in=("stopping", JobState.CANCELLED)).order_by("id").first()
+
+
 def _by_somebody_else(job: Job) -> bool:
     """Another person, or the job that it waited for."""
-    asked = job.events.filter(type__in=("stopping", JobState.CANCELLED)).order_by("id").first()
+    asked = asked_to_end(job)
     return asked is None or asked.actor_id != job.owner_id

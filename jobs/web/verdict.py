@@ -62,7 +62,7 @@ def verdict(job: Job, attempts: Sequence[Attempt], *, position: int | None, sile
 
 
 def _waiting(job: Job, position: int | None) -> str:
-    where = "."
+    where = _sentence("")
     if position == 1:
         where = _(", next in line.")
     elif position:
@@ -71,7 +71,7 @@ def _waiting(job: Job, position: int | None) -> str:
 
 
 def _held(job: Job, *, private: bool) -> str:
-    return "." if private or not job.wait_message else f". {in_words(job.wait_message)}"
+    return _sentence("") if private or not job.wait_message else f"{_sentence('')} {in_words(job.wait_message)}"
 
 
 def _running(job: Job, last: Attempt, now: datetime) -> str:
@@ -88,7 +88,7 @@ def _running(job: Job, last: Attempt, now: datetime) -> str:
 
 def _completed(last: Attempt, count: int, now: datetime) -> str:
     said = _("after %(time)s on %(place)s") % {"time": _ran(last, now), "place": place(last.host, last.devices)}
-    return said + ("." if count == 1 else _(", in attempt %(number)d.") % {"number": last.number})
+    return _sentence(said) if count == 1 else said + _(", in attempt %(number)d.") % {"number": last.number}
 
 
 def _cancelled(last: Attempt | None, now: datetime) -> str:
@@ -99,7 +99,7 @@ def _cancelled(last: Attempt | None, now: datetime) -> str:
 
 def _failed(job: Job, last: Attempt | None, count: int, *, private: bool) -> tuple[str, str]:
     if last is None:
-        return ("." if private or not job.wait_message else f": {in_words(job.wait_message)}"), ""
+        return (_sentence("") if private or not job.wait_message else f": {in_words(job.wait_message)}"), ""
     tries = "" if count == 1 else ngettext(" after %(count)d attempt", " after %(count)d attempts", count) % {"count": count}
     how, advice = _ending(last)
     detail = f": {said_of_attempt(last.message.rstrip('.'))}" if last.message and not private else ""
@@ -107,7 +107,7 @@ def _failed(job: Job, last: Attempt | None, count: int, *, private: bool) -> tup
         said = _("%(how)s%(tries)s: the log says that the GPU ran out of memory.") % {"how": how, "tries": tries}
         held = "" if last.peak_memory_mib is None else " " + _("It held %(size)s GiB at its peak.") % {"size": gib(last.peak_memory_mib)}
         return said + held, _oom_advice()
-    return f"{how}{tries}{detail}.", advice
+    return _sentence(f"{how}{tries}{detail}"), advice
 
 
 def _oom_advice() -> str:
@@ -136,6 +136,11 @@ def _ending(last: Attempt) -> tuple[str, str]:
     if 128 < code < LAST_SIGNAL:
         return how + _(" (probably signal %(number)d)") % {"number": code - 128}, ""
     return how, ""
+
+
+def _sentence(said: str) -> str:
+    """With its full stop, which is another one in Chinese."""
+    return _("%(said)s.") % {"said": said}
 
 
 def _ran(attempt: Attempt, now: datetime) -> str:

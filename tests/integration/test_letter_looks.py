@@ -20,9 +20,9 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, sync_playwright
 
 from gpuworker.protocol import EndReason
-from jobs import artifacts, dispatch, quiet
+from jobs import artifacts, dispatch, lifecycle, quiet
 from jobs.ingest import Ingest
-from jobs.models import Attempt, Job
+from jobs.models import Attempt, Job, User
 from jobs.notifications.compose import compose, digest
 from jobs.notifications.letter import Letter
 from jobs.notifications.occasions import Occasion
@@ -30,7 +30,7 @@ from tests.conftest import missing
 from tests.integration.fakehost import FakeHost
 
 OUTPUT = Path(__file__).parent.parent / "output" / "letters"
-SHAPES = {"wide": {"width": 900, "height": 600}, "phone": {"width": 390, "height": 700}}
+SHAPES = {"wide": {"width": 600, "height": 600}, "phone": {"width": 360, "height": 700}}
 LOOKS = [("en", "wide", "light"), ("en", "phone", "dark"), ("zh-hans", "wide", "dark"), ("zh-hans", "phone", "light")]
 """Language, window, colours: each language in both colours and both windows."""
 EPOCHS = b"".join(b"Epoch %d/30 | loss %.4f | accuracy %.3f\n" % (n, 2.3 * 0.9**n, 0.97 - 0.6 * 0.9**n) for n in range(1, 31))
@@ -79,7 +79,7 @@ DIMMEST = """() => {
 """The lowest contrast of a text with what lies behind it."""
 
 Ended = Callable[..., tuple[Job, Attempt]]
-Case = tuple[Occasion, Job, Attempt, str]
+Case = tuple[Occasion, Job, Attempt | None, str]
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def ended(host: FakeHost, submit: Callable[..., Job], settings: Any, tmp_path: P
 def written(case: Case) -> Letter:
     """`message`: what its event says, where its letter goes by that."""
     occasion, job, attempt, message = case
-    if message:
+    if message and attempt:
         job.events.create(type="told", at=timezone.now(), attempt=attempt.number, message=message)
     event = job.events.order_by("id").last()
     assert event
@@ -122,7 +122,7 @@ def curve(name: str) -> bytes:
 
 
 @pytest.fixture
-def cases(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> dict[str, Case]:
+def cases(ended: Ended, submit: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> dict[str, Case]:
     """One of each kind, and those that are hard to lay out."""
     left = artifacts.Left((artifacts.File("accuracy.png", 1, 1.0), artifacts.File("loss.png", 1, 1.0)))
     monkeypatch.setattr(artifacts, "left_by", lambda job, *_, **__: left if job.artifacts else artifacts.Left())
@@ -132,13 +132,15 @@ def cases(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> dict[str, Case]:
     memory = ended(1, EPOCHS + MEMORY, report={"oom_detected": True}, retry_on_oom=False, max_retries=2, name="vit-large")
     late = ended(None, report={"reason": EndReason.TIMED_OUT}, time_limit_s=3600, name="llama-finetune")
     hard = ended(1, HOSTILE, name="很长的名字_" * 8, command="python " + "--flag=" + "y" * 300, environment="/opt/" + "e" * 80)
+    cancelled = submit(name="vit-large-sweep-12", command="python sweep.py --trial 12", hold=True)
+    assert lifecycle.cancel(cancelled, actor=User.objects.create_user("olga"))
     own = ended(report={"mail": json.dumps({"text": OWN})}, name="vit-small", artifacts=["*.png"])
     return {
         "completed": (Occasion.COMPLETED, *ended(name="resnet50-imagenet", artifacts=["*.png"]), ""),
         "failed": (Occasion.FAILED, *failed, ""),
         "oom": (Occasion.OOM, *memory, ""),
         "timed_out": (Occasion.TIMED_OUT, *late, ""),
-        "cancelled": (Occasion.CANCELLED, *late, ""),
+        "cancelled": (Occasion.CANCELLED, Job.objects.get(pk=cancelled.pk), None, ""),
         "host_lost": (Occasion.HOST_LOST, *late, "An operator said that gpu-a is lost. The job waits for another host."),
         "held": (Occasion.HELD, *late, "Held after 5 faults of hosts: gpu-a was restarted meanwhile."),
         "quiet": (Occasion.QUIET, *late, "Its GPU has shown 0 % for 1 hour. It was not stopped."),

@@ -145,7 +145,20 @@ def test_who_cancels_his_own_job_is_not_told_and_whose_job_others_cancel_is(end:
     job = submit(notify=["x@example.org"])
     lifecycle.cancel(job, actor=person("olga", Role.OPERATOR))
     post()
-    assert box.to("x@example.org")[0]["Subject"] == f"[AutoTrainer] CANCELLED #{job.pk} train"
+    (mail,) = box.mails
+    assert mail["Subject"] == f"[AutoTrainer] CANCELLED #{job.pk} train"
+    assert body(mail).splitlines()[:2] == ["Cancelled before it started.", "olga cancelled it."]
+
+
+def test_job_that_was_cancelled_with_the_one_it_waited_for_is_told_why(box: Mailbox, submit: End, ada: User) -> None:
+    parent = submit(name="prepare", notify=["y@example.org"])
+    child = submit(notify=["x@example.org"], after=(parent,))
+    lifecycle.cancel(parent, actor=ada)
+    parent.refresh_from_db()
+    lifecycle.give_up_dependents(child.pk, parent)
+    post()
+    (mail,) = box.mails
+    assert f"Cancelled: #{parent.pk} prepare, which it waits for, was cancelled." in body(mail)
 
 
 def test_retries_are_not_told_and_the_last_attempt_is(end: End, box: Mailbox) -> None:
@@ -388,6 +401,23 @@ def test_letter_that_may_have_come_is_about_the_same_failures_when_it_comes_agai
     assert len(told) == 2, "one Message-ID, one set of jobs"
     assert sorted(len(jobs) for _, jobs in told) == sorted([already + 1, 2])
     assert {state for _, state in rows()} == {"sent"}
+
+
+def test_failures_that_say_nothing_of_themselves_are_told_by_their_number(end: End, box: Mailbox) -> None:
+    """And where as many have a traceback as have none, by that."""
+    end(1, TRACEBACK)
+    post()
+    for log, count in ((TRACEBACK, 1), (b"oops", 2)):
+        for _ in range(count):
+            end(1, log)
+    now = timezone.now() + FOLD + timedelta(minutes=1)
+    post(now)
+    for log in (b"oops", TRACEBACK):
+        end(1, log)
+    post(now + FOLD + timedelta(minutes=1))
+    subjects = [str(mail["Subject"]) for mail in box.mails[1:]]
+    assert subjects == ["[AutoTrainer] 3 of 3 jobs failed", "[AutoTrainer] 2 of 2 jobs failed: KeyError: 'lr' at train.py:88"]
+    assert ['class="bad"' in body(mail, "html") for mail in box.mails[1:]] == [False, True]
 
 
 def test_storm_that_could_not_be_told_waits_as_a_whole(end: End, box: Mailbox) -> None:

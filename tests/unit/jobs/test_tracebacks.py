@@ -44,10 +44,10 @@ TORCHRUN = """[rank1]: Traceback (most recent call last):
     ("text", "headline", "first_line", "lines"),
     [
         (SIMPLE, "KeyError: 'lr' at train.py:88", 1, 7),
-        (LIBRARY, "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. at train.py:9", 0, 6),
+        (LIBRARY, "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB at train.py:9", 0, 6),
         (CHAINED, "RuntimeError: worse at b.py:7", 0, 11),
         (TORCHRUN, "ValueError: bad batch at ddp.py:31", 0, 4),
-        (SIMPLE + "\n" + LIBRARY, "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. at train.py:9", 9, 6),
+        (SIMPLE + "\n" + LIBRARY, "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB at train.py:9", 9, 6),
         ('Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nKeyboardInterrupt', "KeyboardInterrupt at x.py:1", 0, 3),
     ],
 )
