@@ -200,13 +200,14 @@ def test_pictures_that_it_left_are_in_the_letter(end: End, box: Mailbox, monkeyp
     assert "cid:picture-1@autotrainer" in body(mail, "html")
 
 
-@pytest.mark.parametrize("name", ["a\u202eb", "模型_训练 v2", "x" * 200, "<b>bold</b>", "a\u2028b"])
+@pytest.mark.parametrize("name", ["a\u202eb", "a\r\nBcc: y@example.org", "a\n\n<p>b", "模型_训练 v2", "x" * 200, "<b>bold</b>", "a\u2028b"])
 def test_name_stands_in_one_safe_line(end: End, box: Mailbox, name: str) -> None:
     end(name=name)
     post()
     subject = box.mails[0]["Subject"]
     assert one_line(name) in subject
     assert "<b>bold" not in body(box.mails[0], "html")
+    assert (box.mails[0]["Bcc"], box.mails[0]["To"]) == (None, "x@example.org")
     assert not any(char in subject for char in "\r\n\u202e\u2028")
 
 
@@ -472,6 +473,29 @@ def test_eminder_gets_what_it_takes(end: End, service: Eminder) -> None:
     assert f"/jobs/{job.pk}/" in message
     assert list(first.files) == [f"job-{job.pk}-attempt-1.log.gz"]
     assert b"KeyError" in gzip.decompress(next(iter(first.files.values())))
+
+
+def test_eminder_gets_one_line_for_a_subject_whatever_a_job_is_called(end: End, service: Eminder) -> None:
+    """It loses a mail silently whose subject has a line break."""
+    job = end(name="a\r\nBcc: y@example.org\u2028b")
+    post()
+    (mail,) = service.accepted
+    assert mail.fields["custom_subject"] == f"[AutoTrainer] COMPLETED #{job.pk} a Bcc: y@example.org b"
+
+
+def test_eminder_that_forgot_the_template_since_it_was_asked_is_asked_again(
+    end: End, service: Eminder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.notifications.eminder.templates", lambda: ["quick_message", "training_report"])
+    service.templates = ("quick_message",)
+    end()
+    post()
+    row = Notification.objects.get()
+    assert (row.state, "Template not found" in row.error) == ("pending", True)
+    monkeypatch.undo()
+    Notification.objects.update(next_at=timezone.now())
+    post()
+    assert [one.fields["template_type"] for one in service.accepted] == ["quick_message"]
 
 
 def test_eminder_with_a_template_of_its_own_for_trainings_gets_its_fields(end: End, service: Eminder) -> None:
