@@ -48,7 +48,7 @@ def _refusal(name: str, lines: list[str]) -> NotSent:
     """By what apprise logs: the answer itself it keeps to itself."""
     found = [int(status[1]) for line in lines if (status := _STATUS.search(line))]
     if not found:
-        return NotSent(_("%(service)s did not answer, or broke off.") % {"service": name})
+        return NotSent(_("%(service)s did not answer, or broke off.") % {"service": name}, unsure=True)
     told = {"service": name, "status": found[-1]}
     if found[-1] in FOR_GOOD:
         return NotSent(_("%(service)s answered %(status)s. Is the address right, and may it still write there?") % told, for_good=True)
