@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
@@ -20,7 +21,7 @@ from unfold.forms import BaseDialogForm
 
 from jobs import access, actions, lifecycle
 from jobs.admin.base import OperatorsAdmin, ReadOnlyRows, asking, for_each, go_to, looks
-from jobs.admin.jobform import JobForm
+from jobs.admin.jobform import JobForm, typed
 from jobs.admin.usage import usage_view
 from jobs.dispatch import queue_positions
 from jobs.fields import searched_number
@@ -69,8 +70,34 @@ class Events(ReadOnlyRows):
         return said(event.message)
 
 
+_LABELS = {field.name: field.label for field in page.ALL} | {"swaps": _("Swap files for this job")}
+
+
+def _told(name: str) -> Callable[[Any, Job], str]:
+    """A field of a job that is only shown, in the words of the form; as a column it would be shown as Python writes it."""
+
+    def told(_admin: Any, job: Job) -> str:
+        return typed(job)[name] or "-"
+
+    told.short_description = _LABELS[name]  # type: ignore[attr-defined] # what admin.display sets
+    return told
+
+
+class AskedFor:
+    """What a job asked for that can be changed no more."""
+
+    told_gpu_memory_mib = _told("gpu_memory_mib")
+    told_time_limit_s = _told("time_limit_s")
+    told_retry_delay_s = _told("retry_delay_s")
+    told_hosts = _told("hosts")
+    told_env = _told("env")
+    told_artifacts = _told("artifacts")
+    told_notify = _told("notify")
+    told_swaps = _told("swaps")
+
+
 @admin.register(Job)
-class JobAdmin(OperatorsAdmin):
+class JobAdmin(AskedFor, OperatorsAdmin):
     list_display = ("number", "name", "owner", "state_now", "why", "where", "priority", "created_at")
     list_display_links = ("number", "name")
     list_filter = ("state", ("owner", admin.RelatedOnlyFieldListFilter))
@@ -132,6 +159,8 @@ class JobAdmin(OperatorsAdmin):
         asked = [*(field.name for field in page.ALL if field.name != "hold"), "swaps"]
         if obj is None:
             return [(None, {"fields": [*asked, "hold"]})]
+        if not self.has_change_permission(request, obj):
+            asked = [f"told_{name}" if hasattr(self, f"told_{name}") else name for name in asked]
         return [(_("How it stands"), {"fields": STANDS}), (_("What it asks for"), {"fields": asked})]
 
     def get_inlines(self, request: HttpRequest, obj: Job | None) -> tuple[type[ReadOnlyRows], ...]:

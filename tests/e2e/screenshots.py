@@ -76,7 +76,13 @@ SHOWN = {
 }
 LARGEST_SHOWN = 200_000  # bytes
 Scheme = Literal["light", "dark"]
-SETTLED = "!document.querySelector('.htmx-request') && !document.querySelector('#log .quiet')?.textContent.endsWith('…')"
+COUNT = """const ask = fetch; window.pending = 0;
+window.fetch = async (...what) => { pending += 1; try { return await ask(...what) } finally { setTimeout(() => pending -= 1, 50) } };"""
+SETTLED = """() => !pending && !document.querySelector('.htmx-request')
+    && [...document.querySelectorAll('#log .quiet')].every(told => !told.textContent.endsWith('…'))"""
+"""Nothing that a page asks for by itself is still on its way; `COUNT` counts what its scripts ask for."""
+AS_A_WHOLE = """html { scrollbar-gutter: auto !important } /* no bar is drawn, so its place would stay empty */
+.log .chunk { content-visibility: visible !important } /* what is below the window is drawn too */"""
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -124,6 +130,7 @@ class Photographer:
             is_mobile=look.size == "phone",
             has_touch=look.size == "phone",
         )
+        context.add_init_script(COUNT)
         context.add_cookies(self.cookies if signed_in else [])
         yield context.new_page()
         context.close()
@@ -140,7 +147,7 @@ class Photographer:
     def show(self, window: Page, path: str) -> None:
         """The page with everything that it asks for by itself."""
         window.goto(self.product.url + path)
-        window.add_style_tag(content="html { scrollbar-gutter: auto !important }")  # no bar is drawn, so its place would stay empty
+        window.add_style_tag(content=AS_A_WHOLE)
         window.wait_for_function(SETTLED)
 
 

@@ -762,3 +762,11 @@ def test_who_never_had_a_job_can_be_deleted_alone(chief: User, ann: User) -> Non
     assert "No action selected." in browser.choose("user/", "delete_selected", ann, post="yes")
     assert browser.post(f"user/{ann.pk}/delete/", {"post": "yes"}).status_code == 302
     assert not User.objects.filter(username="ann").exists()
+
+
+def test_job_that_can_be_changed_no_more_is_told_as_it_was_typed(ann: User, olga: User) -> None:
+    job = make_job(ann, hosts=["gpu-a", "gpu-b"], env={"A": "<1>", "B": "2"}, time_limit_s=28800, gpu_memory_mib=20480)
+    put_into(job, JobState.RUNNING)
+    text = shown(Admin(olga).get(f"job/{job.pk}/change/"))
+    for told in ("Only on these hosts gpu-a, gpu-b", "Environment variables A=<1> B=2", "Time limit 8h", "20 GiB", "Files it leaves -"):
+        assert told in text
