@@ -47,7 +47,7 @@ def make(owner: User, *, name: str, given: Mapping[str, Any]) -> JobTemplate:
     """A new one; raises TemplateRefused, also where the name is taken."""
     name, kept, now = read_name(name), read_fields(given), timezone.now()
     with transaction.atomic():
-        mine = _locked(owner)
+        mine = locked(owner)
         _check_name(mine, name)
         if mine.count() >= MOST:
             raise TemplateRefused({"name": [f"You have {MOST} templates: delete one first."]})
@@ -59,7 +59,7 @@ def make(owner: User, *, name: str, given: Mapping[str, Any]) -> JobTemplate:
 def keep(owner: User, *, name: str, given: Mapping[str, Any]) -> tuple[JobTemplate, bool]:
     """Under this name, in the place of what had it; and whether something had."""
     with transaction.atomic():
-        old = _locked(owner).filter(name=read_name(name)).first()
+        old = locked(owner).filter(name=read_name(name)).first()
         if old is None:
             return make(owner, name=name, given=given), False
         return change(old, given=given), True
@@ -68,7 +68,7 @@ def keep(owner: User, *, name: str, given: Mapping[str, Any]) -> tuple[JobTempla
 def change(template: JobTemplate, *, name: str | None = None, given: Mapping[str, Any] | None = None) -> JobTemplate:
     """Another name, other fields in the place of all that it had, or both; raises TemplateRefused."""
     with transaction.atomic():
-        mine = _locked(template.owner)
+        mine = locked(template.owner)
         before = template.name
         if name is not None:
             template.name = read_name(name)
@@ -125,7 +125,7 @@ def _read(name: str, value: Any) -> Any:
     return read if isinstance(read, int | float) or name == "after" else value
 
 
-def _locked(owner: User) -> QuerySet[JobTemplate]:
+def locked(owner: User) -> QuerySet[JobTemplate]:
     """This person's templates, which nobody else changes until the transaction ends."""
     User.objects.select_for_update().filter(pk=owner.pk).first()
     return of(owner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import Http404
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.exceptions import PermissionDenied, ValidationError
@@ -59,7 +60,7 @@ class TemplateView(ApiView):
 
     @extend_schema(operation_id="templates_retrieve", parameters=[etags.HEADER], responses=schemas.TemplateBody)
     def get(self, request: Request, id: int) -> Response:
-        return _told(_mine(request, id))
+        return _told(_mine(jobtemplates.of(person(request)), id))
 
     @extend_schema(
         operation_id="templates_change",
@@ -73,7 +74,7 @@ class TemplateView(ApiView):
     def patch(self, request: Request, id: int) -> Response:
         """`fields` takes the place of all that it had."""
         with transaction.atomic():
-            template, given = _mine(request, id), _given(body_of(request))
+            template, given = _mine(jobtemplates.locked(person(request)), id), _given(body_of(request))
             if not etags.matches(request, lambda: _tag(template)):
                 raise Changed(f"Template {id} was changed after you read it: read it again, then send your change with its new ETag.")
             try:
@@ -96,8 +97,8 @@ def _submitter(request: Request) -> User:
     return user
 
 
-def _mine(request: Request, number: int) -> JobTemplate:
-    template = jobtemplates.of(person(request)).select_for_update().filter(pk=number).first()
+def _mine(templates: QuerySet[JobTemplate], number: int) -> JobTemplate:
+    template = templates.filter(pk=number).first()
     if template is None:
         raise Http404
     return template

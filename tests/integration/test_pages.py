@@ -619,7 +619,7 @@ def test_submit_form_takes_nothing_from_jobs_of_others(anns: Client) -> None:
     assert SECRET not in page.content.decode()
 
 
-@pytest.mark.parametrize("name", ["from", "name", "command", "min_gpus", "begin_at"])
+@pytest.mark.parametrize("name", ["from", "name", "command", "min_gpus", "begin_at", "template"])
 def test_submit_form_is_shown_when_its_address_is_hostile(anns: Client, name: str) -> None:
     for words in HOSTILE:
         answer = anns.get("/jobs/new/", {name: words})
