@@ -176,3 +176,12 @@ def test_form_is_kept_as_a_template_with_the_enter_key_and_filled_again(signed_i
     signed_in.get_by_role("button", name="Fill the form").click()
     expect(signed_in.get_by_label("Command")).to_have_value("echo kept")
     expect(signed_in.get_by_label("Not before")).to_have_value("2031-05-06T19:08")
+
+
+def test_empty_log_says_that_nothing_more_will_come_when_the_job_is_over(signed_in: Page, product: Product) -> None:
+    job = product.submit("sleep 600", name="silent", min_gpus=0, max_gpus=0)["id"]
+    product.wait(job, "running")
+    signed_in.goto(f"{product.url}/jobs/{job}/")
+    expect(signed_in.get_by_text("Nothing has been printed yet.")).to_be_visible()
+    product.api("POST", f"jobs/{job}/cancel/")
+    expect(signed_in.get_by_text("Nothing was printed.")).to_be_visible()

@@ -40,7 +40,10 @@ class Log {
     if (other) {
       history.replaceState(null, "", location.pathname + location.search);
       this.start();
-    } else if (!this.open && !this.stream && !this.detached && this.size > was) this.connect();
+    } else {
+      if (!this.open && !this.stream && !this.detached && this.size > was) this.connect();
+      this.quiet();
+    }
   }
 
   // --- loading ---------------------------------------------------------------------------------------------------
@@ -224,10 +227,16 @@ class Log {
   }
 
   quiet() {
-    if (this.end > 0 || this.pane.querySelector(".quiet")) return;
+    if (this.end > 0) return;
+    const words = this.open ? this.pane.dataset.quiet : this.pane.dataset.gone;
+    const told = this.pane.querySelector(".quiet");
+    if (told) {
+      if (told.textContent !== words) told.textContent = words;
+      return;
+    }
     const note = document.createElement("p");
     note.className = "quiet";
-    note.textContent = this.open ? this.pane.dataset.quiet : this.pane.dataset.gone;
+    note.textContent = words;
     this.pane.replaceChildren(note);
     this.view.chunks = [];
     this.view.count = 0;
