@@ -69,7 +69,7 @@ class JobForm(_ModelForm):
             errors = exc.errors | errors
         for name, said in errors.items():
             if name not in self.errors:
-                self.add_error(name if name in self.fields else None, list(said))
+                self.add_error(name if name in self.fields else None, list(map(page.in_labels, said)))
         return {}
 
     def _post_clean(self) -> None:

@@ -274,7 +274,16 @@ def _zoned(text: str, zone: str) -> str | datetime:
 
 
 def bind(inputs: tuple[Input, ...], values: Mapping[str, str], errors: Mapping[str, list[str]]) -> list[Bound]:
-    return [Bound(field, values.get(field.name, ""), tuple(errors.get(field.name, ()))) for field in inputs]
+    return [Bound(field, values.get(field.name, ""), tuple(map(in_labels, errors.get(field.name, ())))) for field in inputs]
+
+
+_LABELS = {field.name: field.label for field in ALL if "_" in field.name}  # the others are words of every day
+_NAMES = re.compile(rf"\b({'|'.join(_LABELS)})\b")
+
+
+def in_labels(sentence: str) -> str:
+    """What it calls a field by its name in the API, as the form calls it."""
+    return _NAMES.sub(lambda found: f"“{_LABELS[found[1]]}”", sentence)
 
 
 def initial() -> dict[str, str]:

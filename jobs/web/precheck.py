@@ -45,7 +45,7 @@ def findings(typed: Mapping[str, str], user: User) -> list[Finding]:
     try:
         fields = submission.validate(data, owner=user).fields
     except submission.SubmissionErrors as exc:
-        return [Finding(text, good=False) for texts in exc.errors.values() for text in texts]
+        return [Finding(forms.in_labels(text), good=False) for texts in exc.errors.values() for text in texts]
     job = Job(**{name: value for name, value in fields.items() if name != "swaps"})
     hosts = capacity.hosts_now()
     return [*_on_hosts(job, hosts), *_in_queue(job, user, hosts)]

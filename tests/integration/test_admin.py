@@ -256,7 +256,7 @@ WRONG: list[tuple[dict[str, str], str, str]] = [
     ({"working_dir": "~/x"}, "working_dir", "whole path"),
     ({"min_gpus": "-1"}, "min_gpus", "0 or more"),
     ({"min_gpus": "x"}, "min_gpus", "whole number"),
-    ({"min_gpus": "2"}, "max_gpus", "less than min_gpus"),
+    ({"min_gpus": "2"}, "max_gpus", "less than “GPUs, at least”"),
     ({"min_gpus": "3", "max_gpus": "3"}, "min_gpus", "the most is 2, on gpu-a"),
     ({"gpu_memory_mib": "99"}, "gpu_memory_mib", "the largest has"),
     ({"gpu_memory_mib": "much"}, "gpu_memory_mib", "512 MiB"),
@@ -367,7 +367,7 @@ def test_change_shows_the_error_beside_its_field_and_changes_nothing(operator: A
     other.after.add(job)
     answer = operator.post(f"job/{job.pk}/change/", {"name": "new", "retry_on_oom": "on", "after": str(other.pk), "min_gpus": "2"})
     assert f"Job {other.pk} would wait for job {job.pk}" in beside(answer, "after")
-    assert "max_gpus is 1" in beside(answer, "max_gpus")
+    assert "“GPUs, at most” is 1, less than “GPUs, at least”" in beside(answer, "max_gpus")
     job.refresh_from_db()
     assert (job.name, job.min_gpus, job.after.count(), job.events.count()) == ("job", 1, 0, 1)
 

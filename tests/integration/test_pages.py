@@ -550,7 +550,7 @@ WRONG: list[tuple[dict[str, str], str, str]] = [
     ({"name": "🦆" * 201}, "name", "200"),
     ({"working_dir": "~/x"}, "working_dir", "whole path"),
     ({"min_gpus": "9" * 30}, "min_gpus", "whole number"),
-    ({"min_gpus": "2"}, "max_gpus", "less than min_gpus"),
+    ({"min_gpus": "2"}, "max_gpus", "less than “GPUs, at least”"),
     ({"max_retries": "many"}, "max_retries", "whole number"),
     ({"min_gpus": "3", "max_gpus": "3"}, "min_gpus", "the most is 2, on gpu-a"),
     ({"gpu_memory_mib": "9" * 400}, "gpu_memory_mib", "such as 20"),
