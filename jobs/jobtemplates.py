@@ -12,6 +12,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from jobs import audit, fields
 from jobs.models import JobTemplate, User
@@ -50,7 +51,7 @@ def make(owner: User, *, name: str, given: Mapping[str, Any]) -> JobTemplate:
         mine = locked(owner)
         _check_name(mine, name)
         if mine.count() >= MOST:
-            raise TemplateRefused({"name": [f"You have {MOST} templates: delete one first."]})
+            raise TemplateRefused({"name": [_("You have %(count)d templates: delete one first.") % {"count": MOST}]})
         made = JobTemplate.objects.create(owner=owner, name=name, fields=kept, version=VERSION, created_at=now, changed_at=now)
         audit.record(owner, Act.MADE, About.TEMPLATE, target=name)
         return made
@@ -95,7 +96,9 @@ def delete(owner: User, number: int) -> bool:
 def read_name(text: str) -> str:
     name = " ".join(text.split())
     if not name or len(name) > LONGEST_NAME:
-        raise TemplateRefused({"name": [f"Give it a name of at most {LONGEST_NAME} characters, so that you find it again."]})
+        raise TemplateRefused(
+            {"name": [_("Give it a name of at most %(count)d characters, so that you find it again.") % {"count": LONGEST_NAME}]}
+        )
     try:
         return str(fields.name(name))
     except ValueError as exc:
@@ -118,9 +121,9 @@ def read_fields(given: Mapping[str, Any]) -> dict[str, Any]:
 def _read(name: str, value: Any) -> Any:
     """Numbers as such; all else as it was given: a relative path is one for whoever installs this elsewhere, too."""
     if name not in FIELDS:
-        raise ValueError("There is no such field: mend its name or leave it out.")
+        raise ValueError(_("There is no such field: mend its name or leave it out."))
     if name == "swaps" and isinstance(value, list) and any(isinstance(row, dict) and row.keys() & {"content", "sha256"} for row in value):
-        raise ValueError("A template keeps no contents of files: name a path on the host in source, or leave this one out.")
+        raise ValueError(_("A template keeps no contents of files: name a path on the host in source, or leave this one out."))
     read = FIELDS[name].read(value)
     return read if isinstance(read, int | float) or name == "after" else value
 
@@ -133,7 +136,9 @@ def locked(owner: User) -> QuerySet[JobTemplate]:
 
 def _check_name(others: QuerySet[JobTemplate], name: str) -> None:
     if others.filter(name=name).exists():
-        raise TemplateRefused({"name": [f"You have a template called {name!r}: change that one, or take another name."]})
+        raise TemplateRefused(
+            {"name": [_("You have a template called “%(name)s”: change that one, or take another name.") % {"name": name}]}
+        )
 
 
 def _told(before: str, name: str, given: Mapping[str, Any] | None) -> str:

@@ -278,7 +278,7 @@ def bind(inputs: tuple[Input, ...], values: Mapping[str, str], errors: Mapping[s
 
 
 _LABELS = {field.name: field.label for field in ALL if "_" in field.name}  # the others are words of every day
-_NAMES = re.compile(rf"\b({'|'.join(_LABELS)})\b")
+_NAMES = re.compile(rf"(?<![A-Za-z0-9_])({'|'.join(_LABELS)})(?![A-Za-z0-9_])")  # \b takes Chinese characters for part of a name
 
 
 def in_labels(sentence: str) -> str:

@@ -580,6 +580,14 @@ def test_submit_shows_the_error_beside_its_field_and_keeps_what_was_typed(
     assert not Job.objects.exists()
 
 
+def test_submit_calls_fields_as_the_form_does_in_chinese_too(ann: User) -> None:
+    client: Any = Client(headers={"accept-language": "zh-CN"})
+    client.force_login(ann)
+    answer = client.post("/jobs/new/", FORM | {"min_gpus": "2"})
+    assert "“GPU 至多”" in beside(answer, "max_gpus")
+    assert "gpus" not in beside(answer, "max_gpus")
+
+
 def test_submit_names_all_wrong_fields_at_once(anns: Client) -> None:
     answer = anns.post("/jobs/new/", FORM | {"command": "", "time_limit_s": "soon", "after": "x"})
     assert all(beside(answer, field) for field in ("command", "time_limit_s", "after"))
