@@ -10,10 +10,14 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""1: the first. 2: a spec may say after how long without contact its training must be gone (gone_after_s); a host that does not
+know that word would let it run on, so that it would run twice."""
 OLDEST_READABLE_VERSION = 1
+"""The control plane is upgraded first: it understands hosts of the version before, answers them in it, and gives them nothing new."""
 
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 """What is raised where somebody else's JSON is taken for ours: among the ValueErrors is half a surrogate pair in a text."""
@@ -27,11 +31,20 @@ class OtherVersion(BadEnvelope):
     """A message of a protocol version that this side does not read."""
 
 
-def seal(kind: str, host: str, body: Mapping[str, Any], key: bytes) -> str:
-    """A signed JSON text that only the holder of `key` can have made, for this kind and this host."""
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What somebody sealed a message with."""
+
+    key: bytes
+    version: int
+
+
+def seal(kind: str, host: str, body: Mapping[str, Any], key: bytes, *, version: int | None = None) -> str:
+    """A signed JSON text that only the holder of `key` can have made, for this kind and this host. `version`: else our own."""
+    spoken = PROTOCOL_VERSION if version is None else version
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    mac = mac_of(PROTOCOL_VERSION, kind, host, text.encode(), key)
-    return json.dumps({"v": PROTOCOL_VERSION, "k": kind, "h": host, "b": text, "m": mac}, ensure_ascii=False)
+    mac = mac_of(spoken, kind, host, text.encode(), key)
+    return json.dumps({"v": spoken, "k": kind, "h": host, "b": text, "m": mac}, ensure_ascii=False)
 
 
 def unseal(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> dict[str, Any]:
@@ -56,15 +69,20 @@ def unseal(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> di
     return opened
 
 
-def opener(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> bytes | None:
-    """Which of these keys opens a sealed text."""
+def spoken(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> Spoken | None:
+    """By which of these keys, and in which version, a text was sealed; None where it is not sealed by any of them."""
     for key in keys:
         try:
             unseal(kind, host, text, [key])
         except BadEnvelope:
             continue
-        return key
+        return Spoken(key, version_of(text))
     return None
+
+
+def version_of(text: str | bytes) -> int:
+    """Of a text that was opened."""
+    return int(json.loads(text)["v"])
 
 
 def check_version(version: object) -> None:

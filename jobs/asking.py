@@ -45,7 +45,7 @@ def ask_all(
         for host, ident in ids.items():
             expires_at = time.time() + max(wait_s, 5.0)
             question = Question(id=ident, ask=what, expires_at=expires_at, args=dict(args or {}), patterns=tuple(patterns))
-            pipe.rpush(questions_key(host), protocol.seal(Kind.QUESTION, host, question.body(), hostlink.host_key(host)))
+            pipe.rpush(questions_key(host), hostlink.sealed(Kind.QUESTION, host, question))
             pipe.ltrim(questions_key(host), -MOST_WAITING, -1)
             pipe.expire(questions_key(host), ANSWER_LIFETIME_S)
         pipe.execute(raise_on_error=False)  # A host whose key holds something else is one that does not answer.

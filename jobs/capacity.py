@@ -173,6 +173,7 @@ def _host_view(host: Host, rows: list[Device], instant: _Now) -> HostView:
         left=bool(beat and beat.leaving),
         inventory_known=host.inventory_known or bool(beat and not beat.device_error),
         deaf_s=beat.deaf_s or 0.0 if beat else 0.0,
+        version=heard.version if heard else None,
         orphans=instant.orphans.get(host.name, ()),
         rule=_rule(host, beat),
     )
@@ -196,7 +197,7 @@ def _reason(host: Host, view: HostView, now: datetime) -> str:
 def _told(host: Host, view: HostView, now: datetime) -> str:
     if view.state in (HostState.DRAINED, HostState.DRAINING):
         return words.drained(host.name, host.drain_reason, being=view.state is HostState.DRAINING)
-    if view.state is HostState.UP and not view.stale and not view.deaf:
+    if view.state is HostState.UP and not (view.stale or view.deaf or view.outdated):
         if view.low_disk:
             return words.low_disk(view)
         if view.device_error:

@@ -25,7 +25,9 @@ from django.conf import settings
 from kombu.exceptions import OperationalError
 
 from gpuworker import envelope, misplaced, protocol
+from gpuworker.envelope import Spoken
 from gpuworker.measured import Measured
+from gpuworker.message import Message
 from gpuworker.protocol import Ack, Beat, Kind, Spec, Stop
 from jobs import swaps
 
@@ -64,19 +66,30 @@ def host_keys(host: str) -> tuple[bytes, ...]:
     return tuple(protocol.derive_host_key(key, host) for key in cluster_keys)
 
 
-def host_key(host: str) -> bytes:
-    """What we seal with for this host: the key that it sealed its last heartbeat with."""
-    keys = host_keys(host)
-    return keys[0] if len(keys) == 1 else _spoken(host, keys)
+SPOKEN_FRESH_S = 2.0
+_SPOKEN: dict[str, tuple[float, Spoken]] = {}
+"""What each host seals with, and when it was looked at."""
 
 
-def _spoken(host: str, keys: Sequence[bytes]) -> bytes:
-    """The new one where nothing was heard. Asked of Redis for each message, but only while a key is being replaced."""
+def sealed(kind: Kind, host: str, message: Message) -> str:
+    """As this host can open it: with the key and in the version that it sealed its last heartbeat with."""
+    spoken = _spoken(host)
+    return protocol.seal(kind, host, message.body(), spoken.key, version=spoken.version)
+
+
+def _spoken(host: str) -> Spoken:
+    """The newest of both where nothing was heard."""
+    looked_at, kept = _SPOKEN.get(host, (-math.inf, None))
+    if kept and time.monotonic() - looked_at < SPOKEN_FRESH_S:
+        return kept
+    newest = Spoken(host_keys(host)[0], envelope.PROTOCOL_VERSION)
     try:
         text: Any = client().get(protocol.beat_key(host))
     except (redis.RedisError, OSError):
-        return keys[0]
-    return (envelope.opener(Kind.BEAT, host, text, keys) if text else None) or keys[0]
+        return kept or newest
+    found = (envelope.spoken(Kind.BEAT, host, text, host_keys(host)) if text else None) or newest
+    _SPOKEN[host] = time.monotonic(), found
+    return found
 
 
 def by_new_key(hosts: Iterable[str]) -> dict[str, bool | None]:
@@ -84,8 +97,8 @@ def by_new_key(hosts: Iterable[str]) -> dict[str, bool | None]:
     found: dict[str, bool | None] = {}
     for host in hosts:
         text: Any = client().get(protocol.beat_key(host))
-        key = envelope.opener(Kind.BEAT, host, text, host_keys(host)) if text else None
-        found[host] = None if key is None else key == host_keys(host)[0]
+        spoken = envelope.spoken(Kind.BEAT, host, text, host_keys(host)) if text else None
+        found[host] = None if spoken is None else spoken.key == host_keys(host)[0]
     return found
 
 
@@ -183,10 +196,10 @@ def count(what: str, *, for_s: int) -> tuple[int, int]:
 
 def offer(job: Job, spec: Spec, host: str) -> bool:
     """Put a dispatch into its host's queue under the job's own Celery task id."""
-    sealed = protocol.seal(Kind.SPEC, host, spec.body(), host_key(host))
+    text = sealed(Kind.SPEC, host, spec)
     if not _lay_out(swaps.contents(spec), job):
         return False
-    return _publish(protocol.host_queue(host), job, args=[str(job.uid), sealed], retries=spec.retries_spent)
+    return _publish(protocol.host_queue(host), job, args=[str(job.uid), text], retries=spec.retries_spent)
 
 
 def _lay_out(contents: Mapping[str, bytes], job: Job) -> bool:
@@ -224,13 +237,13 @@ def canary(host: str) -> bool:
     """Put a canary into a host's queue, by the way that specs go, and say that it is there; False if either did not work."""
     now = time.time()
     told = protocol.Canary(at=now, expires_at=now + protocol.COMMAND_LIFETIME_S)
-    sealed = protocol.seal(Kind.CANARY, host, told.body(), host_key(host))
+    text = sealed(Kind.CANARY, host, told)
     queue = protocol.host_queue(host)
     try:
         if int(client().llen(f"{protocol.KEY_PREFIX}{queue}")) >= CANARY_QUEUE:
             return False  # Nobody takes anything there: more of them would only lie about.
-        current_app.send_task(protocol.CANARY_TASK, args=[sealed], queue=queue, argsrepr="", kwargsrepr="", ignore_result=True, retry=False)
-        client().set(protocol.canary_key(host), sealed, ex=round(protocol.COMMAND_LIFETIME_S))
+        current_app.send_task(protocol.CANARY_TASK, args=[text], queue=queue, argsrepr="", kwargsrepr="", ignore_result=True, retry=False)
+        client().set(protocol.canary_key(host), text, ex=round(protocol.COMMAND_LIFETIME_S))
     except (OperationalError, redis.RedisError, OSError) as exc:
         log.warning("Redis took no canary for %s: %s", host, exc, extra={"action": "canary"})
         return False
@@ -240,7 +253,7 @@ def canary(host: str) -> bool:
 def put_rules(host: str, rules: protocol.Rules) -> bool:
     """Lay the operators' rules out for a host; False if Redis took nothing. Done again until the host says that it goes by them."""
     try:
-        client().set(protocol.rules_key(host), protocol.seal(Kind.RULES, host, rules.body(), host_key(host)))
+        client().set(protocol.rules_key(host), sealed(Kind.RULES, host, rules))
     except (redis.RedisError, OSError) as exc:
         log.warning("Redis took no rules for %s: %s", host, exc, extra={"action": "rules"})
         return False
@@ -262,10 +275,10 @@ def stop_on(host: str, *, job: str, attempt: int, fence: int, kill_grace_s: floa
         nonce=secrets.token_hex(16),
         kill_grace_s=kill_grace_s,
     )
-    sealed = protocol.seal(Kind.STOP, host, command.body(), host_key(host))
+    text = sealed(Kind.STOP, host, command)
     try:
         current_app.control.broadcast(
-            protocol.STOP_COMMAND, destination=[protocol.node_name(host)], arguments={"sealed": sealed}, reply=False
+            protocol.STOP_COMMAND, destination=[protocol.node_name(host)], arguments={"sealed": text}, reply=False
         )
     except (OperationalError, redis.RedisError, OSError) as exc:
         log.warning(
@@ -285,11 +298,11 @@ def acknowledge(host: str, acks: Iterable[Ack], *, logs: Sequence[bytes] = (), r
 
     Raises redis.RedisError: the entries are still there then, and will be stored and acknowledged again.
     """
-    sealed = [protocol.seal(Kind.ACK, host, ack.body(), host_key(host)) for ack in acks]
+    texts = [sealed(Kind.ACK, host, ack) for ack in acks]
 
     def tell() -> None:
         pipe = client().pipeline(transaction=False)
-        for text in sealed:
+        for text in texts:
             pipe.xadd(protocol.acks_key(host), {"e": text}, maxlen=ACKS_KEPT, approximate=True)
         if logs:
             pipe.xdel(protocol.logs_key(host), *logs)
@@ -333,6 +346,8 @@ class Heard:
 
     beat: Beat
     age_s: float
+    version: int
+    """Of the protocol, as its host speaks it."""
 
 
 def heard(hosts: Iterable[str]) -> dict[str, Heard]:
@@ -347,9 +362,10 @@ def heard(hosts: Iterable[str]) -> dict[str, Heard]:
     texts, left_ms = _beats(names)
     found = {}
     for name, text, left in zip(names, texts, left_ms, strict=True):
-        if text and left > 0 and (beat := _read_beat(name, text)):
+        if text and left > 0 and (read := _read_beat(name, text)):
+            beat, version = read
             behind_s = _KNOWN[name].behind_s(beat)
-            found[name] = Heard(beat, max(behind_s, protocol.BEAT_LIFETIME_S - left / 1000))
+            found[name] = Heard(beat, max(behind_s, protocol.BEAT_LIFETIME_S - left / 1000), version)
     return {name: host for name, host in found.items() if host.age_s < math.inf}
 
 
@@ -370,7 +386,7 @@ def _beats(names: Sequence[str]) -> tuple[list[bytes | None], list[int]]:
     return texts, left_ms
 
 
-_LAST_BEATS: dict[str, tuple[bytes, Beat | None]] = {}
+_LAST_BEATS: dict[str, tuple[bytes, tuple[Beat, int] | None]] = {}
 """The last text of each host and what it says: a heartbeat is read many times before the next one comes."""
 
 
@@ -400,20 +416,23 @@ _KNOWN: defaultdict[str, _Known] = defaultdict(_Known)
 
 def forget_heartbeats() -> None:
     _LAST_BEATS.clear()
+    _SPOKEN.clear()
     _KNOWN.clear()
 
 
-def _read_beat(host: str, text: bytes) -> Beat | None:
+def _read_beat(host: str, text: bytes) -> tuple[Beat, int] | None:
+    """What it says, and in which version of the protocol."""
     last = _LAST_BEATS.get(host)
     if last and last[0] == text:
         return last[1]
-    beat = None
+    read = None
     try:
         beat = Beat.read(protocol.unseal(Kind.BEAT, host, text, host_keys(host)))
+        read = beat, envelope.version_of(text)
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:
         log.warning("heartbeat of %s dropped: %s", host, exc, extra={"action": "beat_dropped"})
-    _LAST_BEATS[host] = (text, beat)
-    return beat
+    _LAST_BEATS[host] = (text, read)
+    return read
 
 
 def report_keys(host: str) -> tuple[str, str]:

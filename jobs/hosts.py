@@ -79,7 +79,8 @@ class Watch:
             Host.objects.filter(pk=host.pk).update(**changes, last_seen_at=view.last_seen_at)
             for write in devices:
                 write()
-        if "state" in changes or (view.deaf and not host.reason.startswith("is deaf")):
+        silent_trouble = view.deaf or view.outdated  # it is up, and gets nothing
+        if "state" in changes or (silent_trouble and host.reason[:8] != view.reason[:8]):
             log.info("%s is %s%s", host.name, view.state, f": it {view.reason}" if view.reason else "", extra={"action": "host_state"})
 
     def _device_changes(self, host: Host, beat: Beat, now: datetime) -> list[Callable[[], Any]]:

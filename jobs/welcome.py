@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpuworker import envelope, protocol
+from gpuworker.envelope import Spoken
 from gpuworker.greeting import HELLO_LIFETIME_S, Hello, Welcome, hello_key, welcome_key
 from gpuworker.protocol import BadEnvelope, BadMessage, Kind
 from jobs import hostlink
@@ -30,8 +31,8 @@ def answer(hosts: Iterable[str]) -> None:
         _note(name, text)
         welcome = Welcome(to=protocol.fingerprint(text), at=time.time())
         keys = hostlink.host_keys(name)
-        key = envelope.opener(Kind.HELLO, name, text, keys) or keys[0]
-        sealed = protocol.seal(Kind.WELCOME, name, welcome.body(), key)
+        spoken = envelope.spoken(Kind.HELLO, name, text, keys) or Spoken(keys[0], envelope.PROTOCOL_VERSION)
+        sealed = protocol.seal(Kind.WELCOME, name, welcome.body(), spoken.key, version=spoken.version)
         pipe.delete(hello_key(name))
         pipe.set(welcome_key(name), sealed, ex=HELLO_LIFETIME_S)
     pipe.execute()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from gpuworker.envelope import PROTOCOL_VERSION
 from gpuworker.protocol import DEAF_AFTER_S, ProcessReading
 from jobs.states import DeviceState, HostState
 
@@ -122,6 +123,8 @@ class HostView:
     left: bool = False
     """Its agent was stopped, and has said so."""
     inventory_known: bool = True
+    version: int | None = None
+    """Of the protocol, as it speaks it; None: nothing was heard."""
     deaf_s: float = 0.0
     """Seconds for which its queue has brought it nothing though something was there."""
     orphans: tuple[Orphan, ...] = ()
@@ -129,6 +132,11 @@ class HostView:
     """With less than this free it gets nothing new; None: it does not say."""
 
     rule: UseRule | None = None
+
+    @property
+    def outdated(self) -> bool:
+        """What is new could mean something else there: it ends what it has, and gets nothing until it is upgraded."""
+        return self.version is not None and self.version < PROTOCOL_VERSION
 
     @property
     def deaf(self) -> bool:
@@ -149,4 +157,4 @@ class HostView:
     @property
     def accepts(self) -> bool:
         """Whether anything new may start here."""
-        return self.state is HostState.UP and not self.stale and not self.deaf and not self.low_disk
+        return self.state is HostState.UP and not self.stale and not self.deaf and not self.low_disk and not self.outdated

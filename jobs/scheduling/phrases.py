@@ -64,6 +64,9 @@ HOST_DRAINED_BY = gettext_noop("%(host)s is drained by %(reason)s")
 HOST_DRAINING = gettext_noop("%(host)s is being drained")
 HOST_DRAINING_BY = gettext_noop("%(host)s is being drained by %(reason)s")
 DEAF = gettext_noop("%(host)s is deaf: its queue has brought it nothing for %(span)s, and its agent starts over by itself")
+OUTDATED = gettext_noop(
+    "%(host)s speaks version %(theirs)s of the protocol, the control plane %(ours)s: upgrade it, what runs there goes on meanwhile"
+)
 FULL_DISK = gettext_noop("%(host)s has %(size)s of disk free, and starts nothing new with less than %(least)s")
 STOPPED = gettext_noop("%(host)s has taken its leave: its agent was stopped %(clock)s, and what runs there goes on")
 HAS_ORPHANS = gettext_noop("%(host)s runs %(orphans)s")
@@ -179,6 +182,7 @@ PARTS = {
         NEVER_HEARD,
         SILENT,
         DEAF,
+        OUTDATED,
         FULL_DISK,
         STOPPED,
         FULL,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, tzinfo
 from itertools import groupby
 
+from gpuworker.envelope import PROTOCOL_VERSION
 from gpuworker.protocol import ProcessReading
 from jobs.scheduling import phrases
 from jobs.scheduling.inventory import DeviceView, HostView, Orphan
@@ -162,6 +163,8 @@ def away(host: HostView, *, now: datetime, zone: tzinfo) -> str:
         return f"{host.name} {host.reason}" if host.reason else drained(host.name, "", being=False)
     if host.state is HostState.LOST:
         return phrases.LOST % {"host": host.name}
+    if host.outdated and not host.stale:
+        return phrases.OUTDATED % {"host": host.name, "theirs": host.version, "ours": PROTOCOL_VERSION}
     if host.deaf and not host.stale:
         return phrases.DEAF % {"host": host.name, "span": span(host.deaf_s)}
     if host.state is HostState.UP and not host.stale and host.low_disk:

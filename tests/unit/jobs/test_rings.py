@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpuworker.envelope import PROTOCOL_VERSION
 from gpuworker.protocol import Beat, DeviceReading
 from jobs import rings
 from jobs.hostlink import Heard
@@ -24,7 +25,7 @@ def home(settings: Any, tmp_path: Path) -> Path:
 def heard(at: float, percent: float | None = 50.0, memory: int | None = 100, *, error: str = "", age_s: float = 0.0) -> dict[str, Heard]:
     device = DeviceReading(uuid="G0", index=0, name="G", memory_used_mib=memory, utilization_pct=percent, error=error)
     told = {"boot_id": "b", "agent_version": "0", "device_source": "nvml", "job_slots": 1}
-    return {"gpu-a": Heard(Beat(host="gpu-a", at=at, devices=(device,), **told), age_s)}
+    return {"gpu-a": Heard(Beat(host="gpu-a", at=at, devices=(device,), **told), age_s, PROTOCOL_VERSION)}
 
 
 def note(ring: Rings, at: float, *values: Any, **more: Any) -> None:
