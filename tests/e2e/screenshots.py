@@ -47,6 +47,7 @@ PAGES = {
     "tokens": "/account/tokens/",
     "password": "/account/password/",
     "notifications": "/account/notifications/",
+    "chats": "/account/chat/",
     "missing": "/jobs/999999/",
 }
 ADMIN = {

@@ -61,7 +61,12 @@ def pages(product: Product) -> dict[str, str]:
         "nothing": "nowhere/",
     }
     paths |= {f"admin {name}": path for name, path in admin_paths(waiting).items()}
-    paths |= {"tokens": "account/tokens/", "password": "account/password/", "notifications": "account/notifications/"}
+    paths |= {
+        "tokens": "account/tokens/",
+        "password": "account/password/",
+        "notifications": "account/notifications/",
+        "chats": "account/chat/",
+    }
     return {name: f"{product.url}/{path}" for name, path in paths.items()}
 
 
