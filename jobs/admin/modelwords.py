@@ -14,6 +14,7 @@ WORDS = (
     _("agent version"),
     _("at"),
     _("attempt"),
+    _("attempts"),
     _("audit entry"),
     _("audit entries"),
     _("begin at"),
@@ -95,6 +96,7 @@ CHOICES = (
     _("sent_again"),
     _("person"),
     _("token"),
+    _("template"),
     _("letter"),
     _("group"),
     _("page"),
@@ -110,6 +112,7 @@ CHOICES = (
 
 
 def translate() -> None:
+    apps.get_app_config("jobs").verbose_name = gettext_lazy("Jobs")
     for model in apps.get_app_config("jobs").get_models():
         _name(model)
 

@@ -157,6 +157,7 @@ def test_what_was_wrong_is_said_in_chinese(reader: Client, stock: list[Job]) -> 
     }
     assert words(reader.post("/jobs/new/", typed).content.decode()) == []
     assert words(reader.post("/jobs/new/", {"command": "true", "min_gpus": "90", "max_gpus": "90"}).content.decode()) == []
+    assert words(reader.post("/jobs/new/", {"command": "true", "save_template": "1", "template_name": "x" * 90}).content.decode()) == []
     wrong: dict[str, Any] = {"tokens": {"name": "", "scope": "x"}, "password": {}, "notifications": {"language": "xx"}}
     for path, data in ((f"/account/{page}/", data) for page, data in wrong.items()):
         assert words(reader.post(path, data).content.decode()) == [], path
@@ -176,5 +177,7 @@ def test_admin_is_in_chinese(reader: Client, stock: list[Job]) -> None:
             for link in sorted(set(re.findall(rf'href="({path}[^"?]+/change/|{path}add/)', answer.content.decode())))[:4]:
                 found[link] = words(reader.get(link).content.decode())
     found["/admin/"] = words(reader.get("/admin/").content.decode())
+    for english in ("Jobs", "Attempts"):  # which `words` takes for names
+        assert not re.search(rf">\s*{english}\s*<", reader.get(f"/admin/jobs/job/{stock[0].pk}/change/").content.decode())
     assert len(found) > 12
     assert {path: left for path, left in found.items() if left} == {}
