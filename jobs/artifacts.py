@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ LARGEST_COLLECTED_BYTES = 64 * 2**20
 """Of all files of an attempt together that are fetched without being asked for."""
 COLLECT_FOR = timedelta(hours=1)
 COLLECT_S, FETCH_S = 120.0, 30.0
-"""For all that an attempt left, and for one file of it: letters wait for the same thread, and their leases run."""
+"""For all that an attempt left, and for one file of it: its letter waits for that, and the letter's lease runs."""
 SLACK_S = 2.0
 """What was written before an attempt began is not what it left; both moments are by its host's clock."""
 MOST_PIXELS = 50_000_000
@@ -43,6 +44,8 @@ PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".g
 THUMBNAIL, FULL = 320, 2000
 """The longest side, in pixels."""
 _NAME_BYTES = 1024
+_under_way = [threading.Lock() for _ in range(64)]
+"""By attempt: its letter waits for what is being collected already, and nothing is fetched twice at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,11 @@ def beside(job: Job, attempt: Attempt, name: str, *, most: int) -> bytes:
 
 def collect(job: Job, attempt: Attempt) -> Left:
     """Fetch what an ended attempt left and keep it; small files first, until there is enough."""
+    with _under_way[attempt.pk % len(_under_way)]:
+        return _collect(job, attempt)
+
+
+def _collect(job: Job, attempt: Attempt) -> Left:
     left = left_by(job, attempt, wait_s=5.0)
     if left.error or _kept_list(attempt) is not None:
         return left

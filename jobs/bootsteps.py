@@ -217,12 +217,26 @@ class IngestLoop(Loop):
 
 
 class PostLoop(Loop):
-    """Sends what the outbox holds and collects what trainings leave, where this process leads. What it waits for holds up nobody."""
+    """Sends what the outbox holds, where this process leads. What it waits for, minutes for each letter at worst, holds up nobody."""
 
     def __init__(self, leadership: Leadership) -> None:
         super().__init__("post")
         self._leadership = leadership
         self._postman = Postman(writing=leadership.writing)
+
+    def turn(self) -> None:
+        if self._leadership.held:
+            while self._postman.turn() and not self.stopping.is_set():
+                pass
+        self.stopping.wait(LOOK_EVERY_S)
+
+
+class Beholder(Loop):
+    """Collects what trainings leave, notes what they are made of and how they failed, and sees which may hang, where this process leads."""
+
+    def __init__(self, leadership: Leadership) -> None:
+        super().__init__("beholder")
+        self._leadership = leadership
         self._provenance = Provenance()
         self._quiet = Quiet()
         self._collect_at: dict[str, float] = {}
@@ -230,8 +244,6 @@ class PostLoop(Loop):
 
     def turn(self) -> None:
         if self._leadership.held:
-            while self._postman.turn() and not self.stopping.is_set():
-                pass
             self._collect()
             failures.explain(timezone.now())
             self._provenance.look(timezone.now())
@@ -277,7 +289,7 @@ class ControlThreads(bootsteps.StartStopStep):  # type: ignore[misc]
         scheduler = Scheduler(self._leadership)
         lifecycle.on_wake.append(scheduler.knocked)
         self._loops = [Keeper(self._leadership, scheduler), scheduler, IngestLoop(self._leadership, scheduler)]
-        self._loops += [PostLoop(self._leadership), Janitor(self._leadership)]
+        self._loops += [PostLoop(self._leadership), Beholder(self._leadership), Janitor(self._leadership)]
         for loop in self._loops:
             loop.start()
 

@@ -17,7 +17,7 @@ AT_ONCE = 100
 
 
 class Provenance:
-    """One per leader. A host that did not answer is left alone for a while: letters wait for the same thread."""
+    """One per leader. A host that did not answer is left alone for a while: others wait for the same thread."""
 
     def __init__(self) -> None:
         self._not_before: dict[str, datetime] = {}

@@ -35,8 +35,8 @@ from tests.postgres import private_postgres, programs
 from tests.waiting import wait_until
 
 SHARE = 0.3
-LATEST_S = 0.03
-"""How long after a connection was made a blow may fall: about what one letter takes, from there to the next."""
+LATEST_S = 0.06
+"""How long after a connection was made a blow may fall: what it takes on average until the next, so that all moments are as likely."""
 DOUBLED_AT_MOST = 0.001
 Row = tuple[int, str, str]
 """Job, recipient, state."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tests.integration.database import shared_with
 from tests.integration.fakehost import FakeHost
 from tests.waiting import wait_until
 
+TRACEBACK = b'Traceback (most recent call last):\n  File "/w/train.py", line 88, in step\n    rate = config["lr"]\nKeyError: \'lr\'\n'
 Submit = Callable[..., Job]
 Start = Callable[[], subprocess.Popen[bytes]]
 
@@ -33,7 +36,7 @@ def start(host: FakeHost, broker: str, tmp_path: Path, settings: Any) -> Iterato
     home = tmp_path / "home"
     home.mkdir()
     settings.LOGS_HOME = home / "logs"
-    env = os.environ | {
+    env = {
         "AUTOTRAINER_HOME": str(home),
         "AUTOTRAINER_REDIS_URL": broker,
         "AUTOTRAINER_CLUSTER_KEY": django_settings.CLUSTER_KEY.decode(),
@@ -47,7 +50,7 @@ def start(host: FakeHost, broker: str, tmp_path: Path, settings: Any) -> Iterato
         options = ["-P", "threads", "-c", "8", "-Q", "control", "-n", name, "--without-gossip", "--without-mingle", "-l", "info"]
         with (tmp_path / f"worker{len(workers)}.log").open("wb") as out:
             command = [sys.executable, "-m", "celery", "-A", "autotrainer_site", "worker", *options]
-            workers.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out))
+            workers.append(subprocess.Popen(command, env=os.environ | env, stdin=subprocess.DEVNULL, stdout=out, stderr=out))
         return workers[-1]
 
     yield start
@@ -85,6 +88,32 @@ def test_control_worker_takes_a_job_from_submit_to_completed(start: Start, submi
     assert [(ack.what, ack.offset) for ack in host.acks()] == [("started", 0), ("log", 8), ("ended", 0)]
     assert host.left() == 0
     assert Host.objects.get().state == HostState.UP
+
+
+def fails(host: FakeHost, job: Job) -> Job:
+    spec = next_offer(host, 30)
+    host.started(spec)
+    host.log(spec, TRACEBACK)
+    host.ended(spec, 1, log_bytes=len(TRACEBACK))
+    return job
+
+
+def test_mail_server_that_never_answers_holds_up_nothing_but_letters(
+    start: Start, submit: Submit, host: FakeHost, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    """What an attempt left is collected for an hour only, and a training that hangs is told while it does."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"smtp://127.0.0.1:{silent.getsockname()[1]}/"
+        monkeypatch.setenv("EMAIL_URL", url)
+        settings.AUTOTRAINER = replace(settings.AUTOTRAINER, email_url=url)
+        start()
+        fails(host, submit(notify=["x@example.org"]))
+        silent.settimeout(20)
+        hanging, _ = silent.accept()
+        failed = fails(host, submit())
+        wait_until(lambda: failed.attempts.exclude(failure="").exists(), 10, "why it failed is noted")
+        assert failed.attempts.get().failure == "KeyError: 'lr' at train.py:88"
+        hanging.close()
 
 
 def test_second_control_worker_takes_over_at_once_when_the_first_is_killed(start: Start, submit: Submit, host: FakeHost) -> None:
