@@ -138,7 +138,7 @@ def _target(row: Notification) -> str:
 def send_again(row: Notification, *, actor: User) -> bool:
     """Try a dead letter anew, for another week; False where it is not dead."""
     now = timezone.now()
-    anew = {"state": Notification.PENDING, "next_at": now, "created_at": now, "tries": 0}
+    anew = {"state": Notification.PENDING, "next_at": now, "created_at": now, "tries": 0, "message_id": ""}
     if Notification.objects.filter(pk=row.pk, state=Notification.DEAD).update(**anew) != 1:
         return False
     audit.record(actor, Act.SENT_AGAIN, About.LETTER, target=row.pk, detail=f"{row}.")

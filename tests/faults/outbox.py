@@ -126,21 +126,26 @@ class Sweep(Product):
         began = time.monotonic()
         with self.sink.running(), self._parts() as parts:
             self._start(parts)
-            settled = threading.Event()
-            deadline, look_at = began + timeout_s, 0.0
-            while not settled.is_set() and time.monotonic() < deadline:
-                if self._due.wait(0.05):
-                    self._due.clear()
-                    self._kill()
-                    self._start(parts)
-                if time.monotonic() > look_at:
-                    look_at = time.monotonic() + 0.3
-                    if not self.rows("SELECT 1 FROM jobs_notification WHERE state IN ('pending', 'sending') LIMIT 1"):
-                        settled.set()
-            self._kill(counted=False)
+            try:
+                self._strike(parts, until=began + timeout_s)
+            finally:
+                self._kill(counted=False)
         found = judge(self.rows("SELECT job_id, recipient, state FROM jobs_notification"), self.sink.mails)
         found.faults, found.tries, found.kills, found.took_s = self.sink.faults, self.sink.tries, self.kills, time.monotonic() - began
         return found
+
+    def _strike(self, parts: subprocess.Popen[str], *, until: float) -> None:
+        """Until nothing is left to send."""
+        look_at = 0.0
+        while time.monotonic() < until:
+            if self._due.wait(0.05):
+                self._due.clear()
+                self._kill()
+                self._start(parts)
+            if time.monotonic() > look_at:
+                look_at = time.monotonic() + 0.3
+                if not self.rows("SELECT 1 FROM jobs_notification WHERE state IN ('pending', 'sending') LIMIT 1"):
+                    return
 
     @contextmanager
     def _parts(self) -> Iterator[subprocess.Popen[str]]:
