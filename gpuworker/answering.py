@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from gpuworker import gitstate, lookingaround, misplaced, protocol
+from gpuworker import dropped, gitstate, lookingaround, misplaced, protocol
 from gpuworker.artifacts import Artifacts
 from gpuworker.link import Link
 from gpuworker.protocol import BadEnvelope, BadMessage, Kind
@@ -80,7 +80,7 @@ class Answering:
         try:
             question = Question.read(protocol.unseal(Kind.QUESTION, self._link.host, text, self._link.keys))
         except (BadEnvelope, BadMessage) as exc:
-            log.warning("A question was dropped: %s", exc, extra={"action": "question_dropped"})
+            dropped.warn(log, "A question was dropped: %s", exc, action="question_dropped")
             return
         if question.expires_at < time.time() or question.id in self._seen:
             return

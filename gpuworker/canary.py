@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis
 
-from gpuworker import protocol
+from gpuworker import dropped, protocol
 from gpuworker.protocol import Canary, Kind
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Ear:
         try:
             canary = Canary.read(protocol.unseal(Kind.CANARY, self._link.host, sealed, self._link.keys))
         except (protocol.BadEnvelope, protocol.BadMessage) as exc:
-            log.warning("A canary was dropped: %s", exc, extra={"action": "canary_dropped"})
+            dropped.warn(log, "A canary was dropped: %s", exc, action="canary_dropped")
             return None
         return canary if canary.expires_at > time.time() else None
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuworker import protocol
+from gpuworker import dropped, protocol
 from gpuworker.protocol import Kind, Stop
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Stops:
         try:
             order = self._opened(sealed)
         except (protocol.BadEnvelope, protocol.BadMessage) as exc:
-            log.warning("A stop command was dropped: %s", exc, extra={"action": "stop_dropped"})
+            dropped.warn(log, "A stop command was dropped: %s", exc, action="stop_dropped")
             return False
         if not first_time(self._nonces, order.nonce, expires_at=order.expires_at):
             return False

@@ -28,6 +28,8 @@ from celery import Celery, bootsteps
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as redis_transport
 
+from gpuworker import dropped
+
 log = logging.getLogger(__name__)
 
 _JSON = "application/json"
@@ -241,7 +243,7 @@ class GuardedTransport(redis_transport.Transport):
 
 
 def _dropped(where: str, why: str) -> None:
-    log.warning("A message in %s was dropped: %s", where, why, extra={"action": "message_dropped"})
+    dropped.warn(log, "A message in %s was dropped: %s", where, why, action="message_dropped")
 
 
 # --- what is no task ----------------------------------------------------------------------------------------------------

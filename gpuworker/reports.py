@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from gpuworker import misplaced, protocol
+from gpuworker import dropped, misplaced, protocol
 from gpuworker.measured import Measured
 from gpuworker.protocol import Ack, Ended, Kind, Refused, Started, Stuck
 
@@ -150,7 +150,7 @@ class AckReader:
         try:
             ack = Ack.read(protocol.unseal(Kind.ACK, self._link.host, fields.get(b"e", b""), self._link.keys))
         except (protocol.BadEnvelope, protocol.BadMessage) as exc:
-            log.warning("An acknowledgement was dropped: %s", exc, extra={"action": "ack_dropped"})
+            dropped.warn(log, "An acknowledgement was dropped: %s", exc, action="ack_dropped")
             return
         self._heard(ack)
 

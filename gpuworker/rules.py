@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from gpuworker import protocol
+from gpuworker import dropped, protocol
 from gpuworker.devices.usage import Rule
 from gpuworker.protocol import IN_USE_IDLE_MIN, IN_USE_MEMORY_MIB, Kind, Rules
 from gpuworker.shim import processes
@@ -48,7 +48,7 @@ class HostRules:
         try:
             rules = self._opened(text)
         except _NOT_RULES as exc:
-            log.warning("Rules were dropped: %s", exc, extra={"action": "rules_dropped"})
+            dropped.warn(log, "Rules were dropped: %s", exc, action="rules_dropped")
             return
         if rules.serial <= self.serial:
             return  # Old ones, put there again by whoever can write into Redis.
@@ -62,7 +62,7 @@ class HostRules:
         except FileNotFoundError:
             return
         except (OSError, *_NOT_RULES) as exc:
-            log.warning("The rules in %s cannot be used: %s", self._path, exc, extra={"action": "rules_dropped"})
+            dropped.warn(log, "The rules in %s cannot be used: %s", self._path, exc, action="rules_dropped")
 
     def _opened(self, text: bytes) -> Rules:
         return Rules.read(protocol.unseal(Kind.RULES, self._link.host, text, self._link.keys))

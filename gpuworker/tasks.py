@@ -9,7 +9,7 @@ import redis
 from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry
 
-from gpuworker import failpoints, protocol
+from gpuworker import dropped, failpoints, protocol
 from gpuworker.protocol import Ended, EndReason, Kind, Spec
 from gpuworker.watch import Detached
 
@@ -70,7 +70,7 @@ def read_spec(agent: Agent, task_id: str, uid: object, sealed: object) -> Spec |
         if not spec.job == uid == task_id:
             raise protocol.BadEnvelope(f"the spec is for job {spec.job}, the task for {task_id}")
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:
-        log.warning("A task was dropped: %s", exc, extra={"action": "task_dropped"})
+        dropped.warn(log, "A task was dropped: %s", exc, action="task_dropped")
         return None
     return spec
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from gpuworker import protocol
+from gpuworker import dropped, protocol
 from gpuworker.protocol import BadEnvelope, BadMessage, Kind
 from gpuworker.questions import ANSWER_LIFETIME_S, MOST_WAITING, Answer, Ask, Question, answer_key, questions_key
 from jobs import hostlink
@@ -65,5 +65,5 @@ def _heard(host: str, ident: str, deadline: float) -> Asked:
             raise BadEnvelope("the answer is to another question")
         return Asked(json.loads(answer.told), answer.error)
     except (BadEnvelope, BadMessage, ValueError) as exc:
-        log.warning("An answer of %s was dropped: %s", host, exc, extra={"action": "answer_dropped"})
+        dropped.warn(log, "An answer of %s was dropped: %s", host, exc, action="answer_dropped")
         return Asked(error=f"{host} has given no answer that can be read.")

@@ -24,7 +24,7 @@ from celery import current_app
 from django.conf import settings
 from kombu.exceptions import OperationalError
 
-from gpuworker import envelope, misplaced, protocol
+from gpuworker import dropped, envelope, misplaced, protocol
 from gpuworker.envelope import Spoken
 from gpuworker.measured import Measured
 from gpuworker.message import Message
@@ -430,7 +430,7 @@ def _read_beat(host: str, text: bytes) -> tuple[Beat, int] | None:
         beat = Beat.read(protocol.unseal(Kind.BEAT, host, text, host_keys(host)))
         read = beat, envelope.version_of(text)
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:
-        log.warning("heartbeat of %s dropped: %s", host, exc, extra={"action": "beat_dropped"})
+        dropped.warn(log, "heartbeat of %s dropped: %s", host, exc, action="beat_dropped")
     _LAST_BEATS[host] = (text, read)
     return read
 

@@ -16,7 +16,7 @@ from django.core.exceptions import ValidationError
 from django.db import DataError, transaction
 from django.utils import timezone
 
-from gpuworker import failpoints, protocol
+from gpuworker import dropped, failpoints, protocol
 from gpuworker.measured import Measured
 from gpuworker.protocol import Ack, BadEnvelope, BadMessage, Ended, Kind, LogChunk, Refused, Started, Stuck
 from jobs import drains, eventphrases, hostlink, lifecycle, logs, samples, suspects
@@ -94,7 +94,7 @@ class Ingest:
             chunk = hostlink.unseal_chunk(host, fields)
             job_id = self._job_of(host, chunk)
         except _POISON as exc:
-            log.warning("log chunk of %s dropped: %s", host, exc, extra={"action": "chunk_dropped"})
+            dropped.warn(log, "log chunk of %s dropped: %s", host, exc, action="chunk_dropped")
             return None
         if job_id is None:
             self._tell_strange(host, chunk)
@@ -112,7 +112,7 @@ class Ingest:
         if len(self._strange) >= KNOWN_ATTEMPTS:
             self._strange.clear()
         self._strange.add(key)
-        log.warning("log of %s dropped: no attempt %s.%d", host, chunk.job, chunk.attempt, extra={"action": "chunk_dropped"})
+        dropped.warn(log, "log of %s dropped: no attempt %s.%d", host, chunk.job, chunk.attempt, action="chunk_dropped")
 
     def _job_of(self, host: str, chunk: LogChunk) -> int | None:
         """The number of the job whose attempt this host may write about, open or not."""
@@ -137,7 +137,7 @@ class Ingest:
                     acks.append(self._take_report(host, fields))
                     failpoints.hit("ingest.committed")
                 except _POISON as exc:
-                    log.warning("report of %s dropped: %s", host, exc, extra={"action": "report_dropped"})
+                    dropped.warn(log, "report of %s dropped: %s", host, exc, action="report_dropped")
                 done.append(entry)
         finally:
             if done:

@@ -1,0 +1,44 @@
+"""Says that a message was dropped, and does not let whoever sends thousands of them fill the disk with log lines.
+
+Of each kind so many are told in a minute; of the rest their number, with the next one that is told. Standard library only.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+TOLD_PER_MINUTE = 20
+MINUTE_S = 60.0
+
+
+@dataclass(slots=True)
+class _Kind:
+    since: float
+    told: int = 0
+    untold: int = 0
+
+
+_kinds: dict[str, _Kind] = {}
+_lock = threading.Lock()
+
+
+def warn(log: logging.Logger, text: str, *args: object, action: str, **extra: object) -> None:
+    """As `log.warning`. Of a kind are those of the same text, whatever stands at its places."""
+    with _lock:
+        kind = _kinds.setdefault(text, _Kind(time.monotonic()))
+        if time.monotonic() - kind.since >= MINUTE_S:
+            kind.since, kind.told = time.monotonic(), 0
+        kind.told += 1
+        if kind.told > TOLD_PER_MINUTE:
+            kind.untold += 1
+            return
+        untold, kind.untold = kind.untold, 0
+        last = kind.told == TOLD_PER_MINUTE
+    if untold:
+        text, args = f"{text} (%d more like this were not told)", (*args, untold)
+    if last:
+        text += " (more like this are counted and not told, for a minute)"
+    log.warning(text, *args, extra={"action": action, **extra})
