@@ -75,11 +75,16 @@ class Postman:
         with self._writing():
             if mine.update(state=Notification.SENDING, lease_until=now + LEASE, tries=row.tries + 1) != 1:
                 return None
+            if row.message_id:  # at once, or whoever dies here would leave the others to be sent without this one
+                _same_letter(row, now).update(state=Notification.SENDING, lease_until=now + LEASE)
         return Notification.objects.select_related("event", "event__job", "event__job__owner", "job", "job__owner", "chat").get(pk=row.pk)
 
     def _put_off(self, row: Notification, until: datetime) -> None:
+        later = {"state": Notification.PENDING, "next_at": until, "lease_until": None}
         with self._writing():
-            Notification.objects.filter(pk=row.pk).update(state=Notification.PENDING, next_at=until, lease_until=None, tries=row.tries - 1)
+            if row.message_id:
+                _claimed_as_one(row).update(**later)
+            Notification.objects.filter(pk=row.pk).update(**later, tries=row.tries - 1)
 
     def _send(self, row: Notification, attempt: Attempt | None, now: datetime) -> None:
         message_id = row.message_id or message_id_of(row)
@@ -102,7 +107,7 @@ class Postman:
 
     def _claimed_with(self, row: Notification, message_id: str, now: datetime) -> list[Notification]:
         """The other rows of its letter. One that may have been taken is made of the same again: its Message-ID says so to mail programs."""
-        others = _same_letter(row, now) if row.message_id else _folded(row, now)
+        others = _claimed_as_one(row) if row.message_id else _folded(row, now)
         found = list(others.select_related("event", "job", "job__owner").order_by("id"))
         mine = {"state": Notification.SENDING, "lease_until": now + LEASE, "message_id": message_id}
         with self._writing():
@@ -183,6 +188,12 @@ def _same_letter(row: Notification, now: datetime) -> QuerySet[Notification]:
     """Those that were in one letter with this one, and are still to be told."""
     open_ones = Notification.objects.filter(Q(state=Notification.PENDING) | _forsaken(now))
     return open_ones.filter(recipient=row.recipient, message_id=row.message_id).exclude(pk=row.pk)
+
+
+def _claimed_as_one(row: Notification) -> QuerySet[Notification]:
+    """Those of them that were claimed with it."""
+    claimed = Notification.objects.filter(state=Notification.SENDING, lease_until=row.lease_until)
+    return claimed.filter(recipient=row.recipient, message_id=row.message_id).exclude(pk=row.pk)
 
 
 def _forsaken(now: datetime) -> Q:

@@ -404,6 +404,26 @@ def test_letter_that_may_have_come_is_about_the_same_failures_when_it_comes_agai
     assert {state for _, state in rows()} == {"sent"}
 
 
+def test_letter_whose_second_sender_dies_too_is_not_torn_apart(end: End, box: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    end(1, TRACEBACK)
+    post()
+    for _ in range(3):
+        end(1, TRACEBACK)
+    now = timezone.now() + FOLD + timedelta(minutes=1)
+    post_and_die(monkeypatch, now)
+    now += LEASE + timedelta(seconds=1)
+    with monkeypatch.context() as dying:
+        dying.setattr(Postman, "_send", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            post(now)
+    for minutes in (1, 20):
+        post(now + timedelta(minutes=minutes))
+    told = [(str(mail["Message-ID"]).strip(), body(mail)) for mail in box.mails[1:]]
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert {state for _, state in rows()} == {"sent"}
+
+
 def test_failures_that_say_nothing_of_themselves_are_told_by_their_number(end: End, box: Mailbox) -> None:
     """And where as many have a traceback as have none, by that."""
     end(1, TRACEBACK)
