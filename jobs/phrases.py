@@ -49,6 +49,11 @@ def said_of_process(process: str) -> str:
     return process if _in_english() else _say(process, (phrases.PROCESS,), gettext)
 
 
+def said_of_span(span: str) -> str:
+    """A duration, as jobs.scheduling.words.span tells it."""
+    return span if _in_english() else _say(span, PARTS["span"], gettext)
+
+
 def said_of_host(reason: str) -> str:
     """The rest of a sentence about a host."""
     return reason if not reason or _in_english() else _say(f" {reason}", PARTS["hosts"], gettext).strip()

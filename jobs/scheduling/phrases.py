@@ -32,6 +32,10 @@ ONLY_HOST = gettext_noop("the only host that it may use")
 BEST_HOST = gettext_noop("the best of %(all)s hosts")
 
 MOMENT = gettext_noop("%(clock)s, in %(span)s")
+SPAN_SECONDS = gettext_noop("%(n)s s")
+SPAN_MINUTES = gettext_noop("%(n)s m")
+SPAN_HOURS = gettext_noop("%(hours)s h %(n)s m")
+SPAN_DAYS = gettext_noop("%(days)s d %(hours)s h")
 TODAY = gettext_noop("at %(time)s")
 TOMORROW = gettext_noop("tomorrow at %(time)s")
 ON_DAY = gettext_noop("on %(date)s at %(time)s")
@@ -162,6 +166,7 @@ SENTENCES = (
 
 PARTS = {
     "when": (MOMENT,),
+    "span": (SPAN_DAYS, SPAN_HOURS, SPAN_MINUTES, SPAN_SECONDS),
     "clock": (TOMORROW, TODAY, ON_DAY),
     "of": (OF,),
     "before": (BEFORE,),
@@ -258,6 +263,8 @@ SHAPES = {
     "user": r"[^,]+",
     "what": r"a job slot|\d+ GPUs?(?: with [^;]+? free)?(?: to share)?(?: of at least [^;]+? [GM]iB)?",
     "n": r"\d+",
+    "hours": r"\d+",
+    "days": r"\d+",
     "jobs": r"\d+ jobs?",
     "slots": r"\d+ job slots?",
     "gpus": r"\d+ GPUs?",

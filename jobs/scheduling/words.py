@@ -54,14 +54,14 @@ def span(seconds: float) -> str:
     """A duration as coarse as it is long: `40 s`, `5 m`, `3 h 7 m`, `2 d 4 h`. Coarse, so that it rarely changes."""
     whole = max(0, round(seconds))
     if whole < 90:
-        return f"{max(10, round(whole / 10) * 10)} s"
+        return phrases.SPAN_SECONDS % {"n": max(10, round(whole / 10) * 10)}
     minutes = round(whole / 60)
     if minutes < 60:
-        return f"{minutes} m"
+        return phrases.SPAN_MINUTES % {"n": minutes}
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
-        return f"{hours} h {minutes} m"
-    return f"{hours // 24} d {hours % 24} h"
+        return phrases.SPAN_HOURS % {"hours": hours, "n": minutes}
+    return phrases.SPAN_DAYS % {"days": hours // 24, "hours": hours % 24}
 
 
 def moment(when: datetime, *, now: datetime, zone: tzinfo) -> str:

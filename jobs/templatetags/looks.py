@@ -24,8 +24,12 @@ register.filter("said", phrases.said)
 register.filter("said_of_device", phrases.said_of_device)
 register.filter("said_of_host", phrases.said_of_host)
 register.filter("size", words.size)
-register.filter("span", scheduling.span)
 register.filter("tone", words.tone)
+
+
+@register.filter
+def span(seconds: float) -> str:
+    return phrases.said_of_span(scheduling.span(seconds))
 
 
 @register.filter

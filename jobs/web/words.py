@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from gpuworker.protocol import ProcessReading
-from jobs.phrases import said_of_process
+from jobs.phrases import said_of_process, said_of_span
 from jobs.scheduling import words as scheduling
 from jobs.scheduling.inventory import UseRule
 from jobs.scheduling.phrases import PROCESS
@@ -141,7 +141,7 @@ def process(reading: ProcessReading) -> str:
     if reading.utilization_pct is not None:
         parts.append(f"{reading.utilization_pct:.0f} %")
     if reading.age_s is not None:
-        parts.append(_("for %(time)s") % {"time": scheduling.span(reading.age_s)})
+        parts.append(_("for %(time)s") % {"time": said_of_span(scheduling.span(reading.age_s))})
     if reading.ignored:
         parts.append(_("ignored"))
     return ", ".join(parts)

@@ -104,6 +104,8 @@ SAMPLES = {
     "signal": "9",
     "code": "-7",
     "n": "3",
+    "hours": "4",
+    "days": "5",
     "pid": "4711",
     "size": "19.5 GiB",
     "host": "gpu-a",
