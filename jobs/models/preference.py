@@ -12,6 +12,8 @@ class Preference(models.Model):
     user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="preference")
     muted = models.JSONField(default=list)
     """Occasions that the person is not told of: what is added later is told."""
+    also = models.JSONField(default=list)
+    """Those that nobody is told of who does not ask for it."""
     by_mail = models.BooleanField(default=True)
     """Else only by the chats that the person has named."""
     quiet_from = models.TimeField(null=True, blank=True)

@@ -53,7 +53,7 @@ def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Let
     sentence, advice = _sentence(occasion, event)
     shown = excerpt(attempt) if attempt else Excerpt((), None, "")
     own = ownmail.of(job, event.attempt, occasion)
-    attachments, cut = _attachments(job, attempt)
+    attachments, cut = _attachments(job, attempt) if occasion is not Occasion.STARTED else ([], "")
     files, remarks = _own_files(job, attempt, own)
     attachments += files
     pictures = [one for one in attachments if one.inline_id]
@@ -89,7 +89,7 @@ def _sentence(occasion: Occasion, event: JobEvent) -> tuple[str, str]:
     """What happened, and advice. A job that has ended is told as on its page; one that goes on by what its event says."""
     if occasion is Occasion.QUIET:
         return one_line(in_words(event.message), most=1000), _("If it hangs, cancel it: its GPUs stay taken until it ends.")
-    if occasion in (Occasion.HOST_LOST, Occasion.HELD):
+    if occasion in (Occasion.HOST_LOST, Occasion.HELD, Occasion.STARTED, Occasion.RETRIED):
         return one_line(in_words(event.message), most=1000), ""
     attempts = list(event.job.attempts.order_by("number"))
     said = verdict(event.job, attempts, position=None, silent="", private=False, now=timezone.now())
@@ -161,6 +161,8 @@ def _words(occasion: Occasion) -> str:
         Occasion.CANCELLED: _("CANCELLED"),
         Occasion.HELD: _("HELD"),
         Occasion.QUIET: _("QUIET"),
+        Occasion.STARTED: _("STARTED"),
+        Occasion.RETRIED: _("RETRY"),
     }[occasion]
 
 

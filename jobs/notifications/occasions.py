@@ -17,10 +17,15 @@ class Occasion(StrEnum):
     CANCELLED = "cancelled"
     HELD = "held"
     QUIET = "quiet"
+    STARTED = "started"
+    RETRIED = "retried"
 
 
 FAILURES = frozenset({Occasion.FAILED, Occasion.OOM, Occasion.TIMED_OUT})
 """Where many come at once they are told as one."""
+OPTIONAL = frozenset({Occasion.STARTED, Occasion.RETRIED})
+"""Owners are told of these where they ask for it, and nobody else is."""
+OPTIONAL_TYPES = frozenset({"attempt_started", "retry_scheduled"})
 TYPES = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, "requeued", "held", "went_quiet"})
 """Types of events that may be an occasion."""
 
@@ -41,6 +46,10 @@ def occasion_of(event: JobEvent, job: Job) -> Occasion | None:
             return Occasion.HELD
         case "went_quiet":
             return Occasion.QUIET
+        case "attempt_started" if event.attempt == 1:
+            return Occasion.STARTED
+        case "retry_scheduled":
+            return Occasion.RETRIED
     return None
 
 

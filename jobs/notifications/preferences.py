@@ -8,12 +8,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from django.conf import settings
 
 from jobs.models import Notification, Preference, User
-from jobs.notifications.occasions import Occasion
+from jobs.notifications.occasions import OPTIONAL, Occasion
 
 
 def wants(owner: User, occasion: Occasion) -> bool:
     """Whether the owner of a job is told of it; whom a job names is told of everything."""
     kept = Preference.objects.filter(user=owner).first()
+    if occasion in OPTIONAL:
+        return kept is not None and occasion in kept.also
     return kept is None or occasion not in kept.muted
 
 

@@ -11,7 +11,8 @@ from django.test import Client
 from django.utils import timezone
 
 from jobs.models import AuditEntry, Job, JobEvent, Notification, Preference, User
-from jobs.notifications import outbox, preferences
+from jobs.notifications import compose, outbox, preferences
+from jobs.notifications.occasions import Occasion
 from jobs.notifications.sending import Postman
 from tests.integration.rest import make_attempt, make_job, person, put_into
 
@@ -145,3 +146,26 @@ def test_letters_are_in_the_language_of_whoever_gets_them(ann: User, settings: A
     assert preferences.language_of(Notification(recipient="bob@example.org")) == settings.LANGUAGE_CODE
     Preference.objects.update(language="gone")
     assert preferences.language_of(Notification(recipient="ann@example.org")) == settings.LANGUAGE_CODE
+
+
+def test_starts_and_retries_are_told_to_owners_who_ask_for_it_and_to_nobody_else(ann: User, browser: Client, ends: Any) -> None:
+    job = make_job(ann, max_retries=1)
+    attempt = job.attempts.create(number=1, fence=1, host="gpu-a", created_at=timezone.now(), offer_expires_at=timezone.now())
+
+    def tell(kind: str) -> None:
+        outbox.note(JobEvent.objects.create(job=job, attempt=attempt.number, type=kind, at=timezone.now(), message="Attempt 1 failed."))
+
+    for kind in ("attempt_started", "retry_scheduled"):
+        tell(kind)
+    assert recipients() == []
+    keep(browser, told=[*ALL, "started", "retried"])
+    assert browser.get("/account/notifications/").content.decode().count(" checked") == len(ALL) + 3
+    for kind in ("attempt_started", "retry_scheduled"):
+        tell(kind)
+    assert list(Notification.objects.order_by("id").values_list("occasion", flat=True)) == ["started", "retried"]
+    Job.objects.filter(pk=job.pk).update(notify=["boss@example.org"])
+    tell("attempt_started")
+    assert Notification.objects.count() == 2
+    letters = [compose.compose(Occasion(row.occasion), row.event, attempt) for row in Notification.objects.order_by("id")]
+    assert [letter.subject.split(" ")[1] for letter in letters] == ["STARTED", "RETRY"]
+    assert "Attempt 1 failed." in letters[1].text

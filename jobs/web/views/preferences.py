@@ -20,7 +20,7 @@ from jobs.models import Preference
 from jobs.models.audit import About, Act
 from jobs.notifications import channels
 from jobs.notifications.chat import addresses
-from jobs.notifications.occasions import Occasion
+from jobs.notifications.occasions import OPTIONAL, Occasion
 from jobs.web.people import UserRequest, signed_in
 
 TOLD_OF = (
@@ -32,6 +32,8 @@ TOLD_OF = (
     (Occasion.HELD, gettext_lazy("It is held, and needs somebody to look")),
     (Occasion.CANCELLED, gettext_lazy("Somebody else cancelled it")),
     (Occasion.QUIET, gettext_lazy("It may hang: nothing printed, or idle GPUs")),
+    (Occasion.STARTED, gettext_lazy("It has started")),
+    (Occasion.RETRIED, gettext_lazy("An attempt has failed, and it is tried again")),
 )
 
 
@@ -77,7 +79,7 @@ def my_preferences(request: UserRequest) -> HttpResponse:
 
 def _initial(kept: Preference) -> dict[str, Any]:
     return {
-        "told": [str(occasion) for occasion, _words in TOLD_OF if occasion not in kept.muted],
+        "told": [str(one) for one, _words in TOLD_OF if (one in kept.also if one in OPTIONAL else one not in kept.muted)],
         "by_mail": kept.by_mail,
         "quiet_from": kept.quiet_from,
         "quiet_until": kept.quiet_until,
@@ -88,7 +90,8 @@ def _initial(kept: Preference) -> dict[str, Any]:
 
 @transaction.atomic
 def _keep(request: UserRequest, kept: Preference, told: dict[str, Any]) -> None:
-    kept.muted = [str(occasion) for occasion, _words in TOLD_OF if occasion not in told["told"]]
+    kept.muted = [str(one) for one, _words in TOLD_OF if one not in OPTIONAL and one not in told["told"]]
+    kept.also = [str(one) for one, _words in TOLD_OF if one in OPTIONAL and one in told["told"]]
     for name in ("by_mail", "quiet_from", "quiet_until", "time_zone", "language"):
         setattr(kept, name, told[name])
     kept.save()
