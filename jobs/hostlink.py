@@ -80,7 +80,7 @@ def sealed(kind: Kind, host: str, message: Message) -> str:
 def _spoken(host: str) -> Spoken:
     """The newest of both where nothing was heard."""
     looked_at, kept = _SPOKEN.get(host, (-math.inf, None))
-    if kept and time.monotonic() - looked_at < SPOKEN_FRESH_S:
+    if kept and kept.key in host_keys(host) and time.monotonic() - looked_at < SPOKEN_FRESH_S:
         return kept
     newest = Spoken(host_keys(host)[0], envelope.PROTOCOL_VERSION)
     try:
@@ -429,6 +429,8 @@ def _read_beat(host: str, text: bytes) -> tuple[Beat, int] | None:
     try:
         beat = Beat.read(protocol.unseal(Kind.BEAT, host, text, host_keys(host)))
         read = beat, envelope.version_of(text)
+        if spoken := envelope.spoken(Kind.BEAT, host, text, host_keys(host)):
+            _SPOKEN[host] = time.monotonic(), spoken
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:
         dropped.warn(log, "heartbeat of %s dropped: %s", host, exc, action="beat_dropped")
     _LAST_BEATS[host] = (text, read)
@@ -451,7 +453,7 @@ def read_streams(keys: Sequence[bytes], *, count: int, block_ms: int | None) -> 
 
 
 def forget_knocks(entries: Sequence[bytes]) -> None:
-    client().xdel(protocol.wake_key(), *entries)
+    misplaced.retried(client(), {protocol.wake_key(): "stream"}, lambda: client().xdel(protocol.wake_key(), *entries))
 
 
 def waiting_reports(host: str) -> int:

@@ -164,7 +164,7 @@ def test_form_is_kept_as_a_template_with_the_enter_key_and_filled_again(signed_i
     clock.send("Emulation.setTimezoneOverride", {"timezoneId": "America/New_York"})
     signed_in.goto(f"{product.url}/jobs/new/")
     signed_in.get_by_label("Command").fill("echo kept")
-    signed_in.get_by_text("More: memory").click()
+    signed_in.locator("details:has(#id_begin_at)").evaluate("it => { it.open = true }")
     signed_in.get_by_label("Not before").fill("2031-05-06T07:08")
     signed_in.get_by_text("Save as template").first.click()
     signed_in.get_by_label("Name of the template").fill("my own")

@@ -19,6 +19,7 @@ from typing import Any
 import redis
 
 from gpuworker import greeting, protocol, questions
+from gpuworker.envelope import PROTOCOL_VERSION
 from gpuworker.messageguard import CLOSED_COMMANDS
 from gpuworker.protocol import Ack, Beat, Canary, Ended, EndReason, Kind, LogChunk, Message, Refused, Rules, Spec, Started, Stop, Stuck
 
@@ -63,7 +64,9 @@ class Attacker:
                 lambda: self._altered_anywhere(true),
                 lambda: self.recorded.sealed(self.rng.choice([k for k in Kind if k is not kind]), self.host, message),
                 lambda: self.recorded.sealed(kind, OTHER, message),
-                lambda: json.dumps(json.loads(true) | {"v": self.rng.choice((0, 2, True, None, 10**30))}),
+                lambda: json.dumps(
+                    json.loads(true) | {"v": self.rng.choice((0, PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1, True, None, 10**30))}
+                ),
                 lambda: json.dumps(json.loads(true) | {"m": "\ud800"}),
             )
         )()

@@ -155,7 +155,8 @@ def test_agent_of_another_version_is_refused(link: Link, monkeypatch: pytest.Mon
     one.turn()
     for _ in range(BAD_WELCOMES):
         with monkeypatch.context() as newer:
-            newer.setattr(envelope, "PROTOCOL_VERSION", 2)
+            for name in ("PROTOCOL_VERSION", "OLDEST_READABLE_VERSION"):
+                newer.setattr(envelope, name, envelope.PROTOCOL_VERSION + 1 if name == "PROTOCOL_VERSION" else envelope.PROTOCOL_VERSION)
             welcome.answer([HOST])
         assert one.turn() is bool(refusals)
         one.turn()

@@ -71,9 +71,10 @@ def test_host_with_the_old_key_is_heard_no_more_when_that_is_forgotten(rotating:
 
 def test_host_that_is_not_heard_is_spoken_to_with_the_new_key(rotating: FakeHost) -> None:
     rotating.redis.delete(protocol.beat_key("gpu-a"))
-    assert hostlink.host_key("gpu-a") == protocol.derive_host_key(NEW, "gpu-a")
+    assert hostlink._spoken("gpu-a").key == protocol.derive_host_key(NEW, "gpu-a")
+    hostlink.forget_heartbeats()
     rotating.redis.set(protocol.beat_key("gpu-a"), "forged")
-    assert hostlink.host_key("gpu-a") == protocol.derive_host_key(NEW, "gpu-a")
+    assert hostlink._spoken("gpu-a").key == protocol.derive_host_key(NEW, "gpu-a")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------------
