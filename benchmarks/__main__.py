@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import command_line, deep_queue, large_log, measure, notifications, pages, streams
+from benchmarks import command_line, deep_queue, large_log, many, measure, notifications, pages, streams
 from benchmarks.client import Client
 from benchmarks.log_cost import LOG_MB, log_cost
 from benchmarks.measure import Footprint, percentile, total_mb
@@ -39,9 +39,10 @@ def main() -> int:
     parser.add_argument("--large-log", action="store_true", help="instead: what a log of a gigabyte costs its page")
     parser.add_argument("--command-line", action="store_true", help="instead: how long `autotrainer list` takes")
     parser.add_argument("--notifications", action="store_true", help="instead: what a mail service that is down costs a launch")
+    parser.add_argument("--many", action="store_true", help="instead: what 50 and 200 hosts cost")
     options = parser.parse_args()
     others = {"deep_queue": deep_queue, "pages": pages, "streams": streams, "large_log": large_log, "command_line": command_line}
-    others["notifications"] = notifications
+    others |= {"notifications": notifications, "many": many}
     other = next((module for name, module in others.items() if getattr(options, name)), None)
     measured, shown = (other.run, other.table) if other else (run, table)
     try:
