@@ -144,6 +144,8 @@ def cases(ended: Ended, submit: Callable[..., Job], monkeypatch: pytest.MonkeyPa
         "host_lost": (Occasion.HOST_LOST, *late, "An operator said that gpu-a is lost. The job waits for another host."),
         "held": (Occasion.HELD, *late, "Held after 5 faults of hosts: gpu-a was restarted meanwhile."),
         "quiet": (Occasion.QUIET, *late, "Its GPU has shown 0 % for 1 hour. It was not stopped."),
+        "started": (Occasion.STARTED, *late, "Attempt 1 is running on gpu-a, GPU 0."),
+        "retried": (Occasion.RETRIED, *failed, "Attempt 1 failed with exit code 1. Retry 1 of 3 in 30 s."),
         "own": (Occasion.COMPLETED, *own, ""),
         "wrong": (Occasion.COMPLETED, *ended(report={"mail": '{"subject": 92.4}'}, name="vit-small"), ""),
         "hard": (Occasion.FAILED, *hard, ""),
