@@ -1,7 +1,8 @@
-"""What is known beside the database (samples, curves, kept artifacts) and can be asked for or made again: files, whole or absent."""
+"""What lies beside the database (samples, curves, kept artifacts, mails of trainings): files, whole or absent, and not worth a failure."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -18,5 +19,6 @@ def write(path: Path, data: bytes) -> None:
         fresh.write_bytes(data)
         os.replace(fresh, path)
     except OSError as exc:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fresh.unlink()
         log.warning("%s/%s not kept: %s", path.parent.name, path.name, exc, extra={"action": "keep"})
