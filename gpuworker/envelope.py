@@ -49,6 +49,11 @@ def seal(kind: str, host: str, body: Mapping[str, Any], key: bytes, *, version: 
 
 def unseal(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> dict[str, Any]:
     """The body of a sealed text; raises BadEnvelope. Several keys are accepted while one is being replaced."""
+    return opened(kind, host, text, keys)[0]
+
+
+def opened(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> tuple[dict[str, Any], Spoken]:
+    """The body, and with what it was sealed; raises BadEnvelope."""
     try:
         outer = json.loads(text)
         version, body, mac = outer["v"], outer["b"].encode(), outer["m"].encode()
@@ -58,31 +63,24 @@ def unseal(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> di
     if named != (kind, host):
         raise BadEnvelope(f"a {told(named[0])} message for host {told(named[1])}, not a {str(kind)!r} message for {host!r}")
     check_version(version)
-    if not signed(version, kind, host, body, mac, keys):
+    key = _signer(version, kind, host, body, mac, keys)
+    if key is None:
         raise BadEnvelope("the signature is not by this host's key")
     try:
-        opened = json.loads(body)
+        found = json.loads(body)
     except UNREADABLE as exc:
         raise BadEnvelope("the signed body is not JSON") from exc
-    if not isinstance(opened, dict):
+    if not isinstance(found, dict):
         raise BadEnvelope("the signed body is not an object")
-    return opened
+    return found, Spoken(key, version)
 
 
 def spoken(kind: str, host: str, text: str | bytes, keys: Sequence[bytes]) -> Spoken | None:
     """By which of these keys, and in which version, a text was sealed; None where it is not sealed by any of them."""
-    for key in keys:
-        try:
-            unseal(kind, host, text, [key])
-        except BadEnvelope:
-            continue
-        return Spoken(key, version_of(text))
-    return None
-
-
-def version_of(text: str | bytes) -> int:
-    """Of a text that was opened."""
-    return int(json.loads(text)["v"])
+    try:
+        return opened(kind, host, text, keys)[1]
+    except BadEnvelope:
+        return None
 
 
 def check_version(version: object) -> None:
@@ -95,8 +93,14 @@ def mac_of(version: int, kind: str, host: str, body: bytes, key: bytes) -> str:
 
 
 def signed(version: int, kind: str, host: str, body: bytes, mac: bytes, keys: Sequence[bytes]) -> bool:
-    """Whether one of the keys made this code; all of them are tried, in the same time."""
-    return any([hmac.compare_digest(mac_of(version, kind, host, body, key).encode(), mac) for key in keys])
+    """Whether one of the keys made this code."""
+    return _signer(version, kind, host, body, mac, keys) is not None
+
+
+def _signer(version: int, kind: str, host: str, body: bytes, mac: bytes, keys: Sequence[bytes]) -> bytes | None:
+    """Which of the keys made this code; all of them are tried, in the same time."""
+    found = [key for key in keys if hmac.compare_digest(mac_of(version, kind, host, body, key).encode(), mac)]
+    return found[0] if found else None
 
 
 def told(value: object) -> str:

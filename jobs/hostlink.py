@@ -427,10 +427,9 @@ def _read_beat(host: str, text: bytes) -> tuple[Beat, int] | None:
         return last[1]
     read = None
     try:
-        beat = Beat.read(protocol.unseal(Kind.BEAT, host, text, host_keys(host)))
-        read = beat, envelope.version_of(text)
-        if spoken := envelope.spoken(Kind.BEAT, host, text, host_keys(host)):
-            _SPOKEN[host] = time.monotonic(), spoken
+        body, spoken = envelope.opened(Kind.BEAT, host, text, host_keys(host))
+        _SPOKEN[host] = time.monotonic(), spoken
+        read = Beat.read(body), spoken.version
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:
         dropped.warn(log, "heartbeat of %s dropped: %s", host, exc, action="beat_dropped")
     _LAST_BEATS[host] = (text, read)
