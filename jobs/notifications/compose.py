@@ -47,15 +47,15 @@ ATTACHED_TYPES = {
 """Of what a training attaches to its own letter; a mail program shall draw nothing else."""
 
 
-def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None) -> Letter:
-    """In the language that is active."""
+def compose(occasion: Occasion, event: JobEvent, attempt: Attempt | None, *, files: bool = True) -> Letter:
+    """In the language that is active. Without `files` nothing is attached, and no log is packed."""
     job = event.job
     sentence, advice = _sentence(occasion, event)
     shown = excerpt(attempt) if attempt else Excerpt((), None, "")
     own = ownmail.of(job, event.attempt, occasion)
-    attachments, cut = _attachments(job, attempt) if occasion is not Occasion.STARTED else ([], "")
-    files, remarks = _own_files(job, attempt, own)
-    attachments += files
+    attachments, cut = _attachments(job, attempt) if files and occasion is not Occasion.STARTED else ([], "")
+    added, remarks = _own_files(job, attempt, own) if files else ([], [])
+    attachments += added
     pictures = [one for one in attachments if one.inline_id]
     context = {
         "job": job,

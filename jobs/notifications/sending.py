@@ -154,9 +154,10 @@ def _letter(rows: list[Notification], attempt: Attempt | None) -> Letter:
     row = rows[0]
     with translation.override(preferences.language_of(row)):
         if len(rows) == 1:
-            if row.job.artifacts and attempt and attempt.started_at:
+            files = row.channel != chat.NAME
+            if files and row.job.artifacts and attempt and attempt.started_at:
                 artifacts.collect(row.job, attempt)
-            return compose.compose(Occasion(row.occasion), row.event, attempt)
+            return compose.compose(Occasion(row.occasion), row.event, attempt, files=files)
         told = [(Occasion(one.occasion), one.job, one.job.attempts.order_by("number").last()) for one in rows]
         since = min(one.job.ended_at or one.event.at for one in rows)
         ended = Job.objects.filter(owner=row.job.owner, state__in=TERMINAL, ended_at__gte=since).count()

@@ -17,10 +17,10 @@ from django.test import Client
 from django.utils import timezone
 
 from gpuworker.protocol import Ended, EndReason
-from jobs import lifecycle
+from jobs import artifacts, lifecycle
 from jobs.models import AuditEntry, ChatAddress, Job, Notification, Preference, User
-from jobs.notifications import chat, deadline
-from jobs.notifications.chat import addresses, guard
+from jobs.notifications import chat, compose, connecting, deadline
+from jobs.notifications.chat import addresses
 from jobs.notifications.letter import Letter, NotSent
 from jobs.notifications.sending import Postman
 from jobs.states import Role
@@ -129,6 +129,18 @@ def test_end_of_a_job_is_told_in_its_owners_chat_also_where_no_mail_is_set_up(an
     assert row.recipient.startswith("room (ntfy")
 
 
+def test_message_packs_no_log_and_fetches_no_files(ann: User, allowed: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a chat takes no attachments")
+
+    monkeypatch.setattr(compose, "packed", never)
+    monkeypatch.setattr(artifacts, "collect", never)
+    addresses.add(ann, name="room", url=ntfy(allowed))
+    ends(make_job(ann, artifacts=["*.png"]))
+    post()
+    assert (Notification.objects.get().state, len(allowed.asked)) == ("sent", 1)
+
+
 def test_what_somebody_mutes_or_sleeps_through_holds_for_chats_too(ann: User, allowed: Service) -> None:
     addresses.add(ann, name="room", url=ntfy(allowed))
     Preference.objects.create(user=ann, muted=["completed"], language="zh-hans")
@@ -193,7 +205,7 @@ def test_service_that_drips_or_is_silent_is_left_in_time(ann: User, settings: An
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"127.0.0.1:{silent.getsockname()[1]}"
         settings.AUTOTRAINER = replace(settings.AUTOTRAINER, chat_hosts=frozenset({place}))
-        with pytest.raises(NotSent, match="did not answer"), deadline.within(0.5):
+        with pytest.raises(NotSent, match=r"took longer than 0\.5 s in all.*ntfy did not answer"), deadline.within(0.5):
             chat.send.__wrapped__(LETTER, f"ntfy://{place}/{SECRET}", message_id="", thread_id="")  # type: ignore[attr-defined]
 
 
@@ -292,12 +304,12 @@ def test_names_are_ones_own_and_not_endless(ann: User) -> None:
     ],
 )
 def test_inner_addresses_are_told_from_public_ones(address: str) -> None:
-    assert not guard._is_public(address)
+    assert not connecting._is_public(address)
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1", "::ffff:1.1.1.1", "64:ff9b::101:101"])
 def test_public_addresses_are_public(address: str) -> None:
-    assert guard._is_public(address)
+    assert connecting._is_public(address)
 
 
 def test_name_that_leads_into_the_inner_network_is_not_connected_to(

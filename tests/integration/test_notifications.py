@@ -305,10 +305,10 @@ def test_letter_that_cannot_be_made_keeps_no_other(end: End, box: Mailbox, monke
     end(name="whole")
     compose = sending.compose.compose
 
-    def broken(occasion: Any, event: JobEvent, attempt: Any) -> Any:
+    def broken(occasion: Any, event: JobEvent, attempt: Any, **how: Any) -> Any:
         if event.job.name == "broken":
             raise ZeroDivisionError
-        return compose(occasion, event, attempt)
+        return compose(occasion, event, attempt, **how)
 
     monkeypatch.setattr(sending.compose, "compose", broken)
     post()

@@ -1,4 +1,4 @@
-"""Messages to chat services, through apprise, which knows their interfaces. Where they may go is in addresses.py and guard.py."""
+"""Messages to chat services, through apprise, which knows their interfaces. Where they may go: addresses.py, and connecting.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-from jobs.notifications.chat import addresses, guard
+from jobs.notifications import connecting
+from jobs.notifications.chat import addresses
 from jobs.notifications.deadline import within
 from jobs.notifications.letter import Letter, NotSent
 
@@ -30,7 +31,7 @@ def configured() -> bool:
 def send(letter: Letter, recipient: str, *, message_id: str, thread_id: str) -> None:
     """Raises NotSent, which never holds the address. `recipient`: the secret URL; the names of threads are mail's, and are lost."""
     service = addresses.opened(recipient)
-    with guard.watched() as way, _overheard() as lines:
+    with connecting.outside_only() as way, _overheard() as lines:
         try:
             done = service.notify(title=harmless(letter.subject), body=harmless(letter.chat), body_format="text")
         except Exception as exc:  # apprise's plugins are many, and each parses what strangers answer

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from typing import Any
 
 import requests
 from django.conf import settings
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from jobs.notifications.deadline import watch, within
+from jobs.notifications import connecting
+from jobs.notifications.deadline import within
 from jobs.notifications.letter import Attachment, Letter, NotSent
 
 TIMEOUT_S = (5, 60)
@@ -85,35 +82,9 @@ def _plain(one: Attachment, number: int) -> str:
     return _NAME.sub("_", one.name)[-60:] or f"file-{number}"
 
 
-class _Watched(HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        return watch(super()._new_conn())
-
-
-class _WatchedTls(HTTPSConnection, _Watched):
-    """TLS goes around the socket of the other one."""
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Watched
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _WatchedTls
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-
-
 def _asked(method: str, path: str, **how: Any) -> requests.Response:
     try:
-        with requests.Session() as session:
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, _Adapter())
-            answer = session.request(method, address() + path, timeout=TIMEOUT_S, allow_redirects=False, **how)
+        answer = connecting.request(method, address() + path, timeout=TIMEOUT_S, allow_redirects=False, **how)
     except requests.RequestException as exc:
         raise NotSent(f"{address()} cannot be reached, or broke off ({type(exc).__name__}).") from exc
     if answer.status_code == 200:

@@ -1,8 +1,8 @@
-"""Keeps what people name as a chat from reaching into the lab's own network.
+"""Where letters and messages over HTTP connect to: for no longer than their deadline, and not from a chat into the lab's own network.
 
 The address that is connected to is looked at, and not what a name stood for a moment before: a name may answer differently the
-second time, and a server may lead elsewhere. Connections are made by urllib3 for `requests` for apprise; a hook there looks at
-those of a thread that asked for it, and at no others.
+second time, and a server may lead elsewhere. Connections are made by urllib3 for `requests`, for us and for apprise, which lets
+nobody give it a session; a hook there looks at those of a thread that asked for it, and leaves all others alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import requests
 import urllib3.util.connection
 from django.conf import settings
 from django.utils.translation import gettext as _
@@ -34,7 +35,8 @@ _connect = urllib3.util.connection.create_connection
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Way]:
+def outside_only() -> Iterator[Way]:
+    """What this thread connects to in it is no inner network, but for the hosts in AUTOTRAINER_CHAT_HOSTS."""
     way = Way()
     token = _current.set(way)
     try:
@@ -43,10 +45,15 @@ def watched() -> Iterator[Way]:
         _current.reset(token)
 
 
+def request(method: str, url: str, *, timeout: tuple[float, float], **how: Any) -> requests.Response:
+    """As `requests.request`; what it connects to is left when the deadline has passed. `timeout`: to connect and between reads, seconds."""
+    return requests.request(method, url, timeout=timeout, **how)
+
+
 def _guarded(address: tuple[str, int], *args: Any, **kwargs: Any) -> socket.socket:
     way = _current.get()
     if way is None:
-        return _connect(address, *args, **kwargs)
+        return watch(_connect(address, *args, **kwargs))
     host, port = address[0].strip("[]"), address[1]
     if f"{host}:{port}".lower() in settings.AUTOTRAINER.chat_hosts or host.lower() in settings.AUTOTRAINER.chat_hosts:
         return watch(_connect(address, *args, **kwargs))
