@@ -39,10 +39,12 @@ class Mail:
 
 
 class Sink:
-    """`mails` is what was taken. `on_try` is called for each connection, with how many there were."""
+    """`mails` is what was taken, read anew each time. `on_try` is called for each connection, with how many there were."""
 
     def __init__(self, rng: random.Random, *, share: float, on_try: Callable[[int], None]) -> None:
-        self.port, self.mails, self.faults, self.tries = free_port(), list[Mail](), Counter[str](), 0
+        self.port, self.faults, self.tries = free_port(), Counter[str](), 0
+        self.taken = list[tuple[bytes, bool]]()
+        """As they came, and whether we could say so. They are read at the end: a server that reads before it answers is killed there."""
         self._rng, self._share, self._on_try = rng, share, on_try
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -60,6 +62,10 @@ class Sink:
             self._loop.call_soon(self._refuse)  # asyncio is just about to give this connection to the server
         cut = fault in ("cut before the greeting", "refused")
         return _Connection(_Handler(self, fault), cut=cut, connections=self._open, loop=self._loop)
+
+    @property
+    def mails(self) -> list[Mail]:
+        return [_read(content, said) for content, said in self.taken]
 
     def kept_and_cut(self) -> bool:
         return self._rng.random() < KEPT_AND_CUT
@@ -134,16 +140,17 @@ class _Handler:
                 await asyncio.wait_for(asyncio.Event().wait(), 60)
         if self._fault == "cut in DATA":
             if self._sink.kept_and_cut():
-                self._keep(envelope, said=False)
+                self._sink.taken.append((envelope.content, False))
             server.transport.abort()
         if self._fault[:3] in ("4xx", "5xx"):
             return "451 later" if self._fault[0] == "4" else "554 not now"
         if not self._fault:
-            self._keep(envelope, said=True)
+            self._sink.taken.append((envelope.content, True))
         return "250 OK"
 
-    def _keep(self, envelope: Any, *, said: bool) -> None:
-        mail: Any = email.message_from_bytes(envelope.content, policy=email.policy.default)  # type: ignore[arg-type]
-        text = str(mail.get_body(("plain",)).get_content())
-        jobs = frozenset(map(int, _JOB.findall(text)))
-        self._sink.mails.append(Mail(str(mail["To"]), str(mail["Message-ID"]).strip(), jobs, said))
+
+def _read(content: bytes, said: bool) -> Mail:
+    mail: Any = email.message_from_bytes(content, policy=email.policy.default)  # type: ignore[arg-type]
+    text = str(mail.get_body(("plain",)).get_content())
+    jobs = frozenset(map(int, _JOB.findall(text)))
+    return Mail(str(mail["To"]), str(mail["Message-ID"]).strip(), jobs, said)
