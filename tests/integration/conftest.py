@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.core.management import call_command
 from kombu import pools
 
@@ -15,8 +17,18 @@ from jobs import hostlink, lifecycle
 from jobs.models import Host, Job, User
 from tests.integration.databases import connected_to, postgres_as_default
 from tests.integration.fakehost import FakeHost
+from tests.integration.rest import person
 from tests.nvml_stub.fixtures import driver, library  # noqa: F401
 from tests.postgres import Postgres
+
+
+@pytest.fixture(autouse=True)
+def fresh(settings: Any, tmp_path: Path) -> Iterator[None]:
+    """No logs, and no tries to sign in, of other tests."""
+    settings.LOGS_HOME = tmp_path / "logs"
+    cache.clear()
+    yield
+    cache.clear()
 
 
 @pytest.fixture
@@ -55,6 +67,11 @@ def migrated_postgres(postgres: Postgres, django_db_blocker: Any) -> Postgres:
 @pytest.fixture
 def ada(transactional_db: None) -> User:
     return User.objects.create_user("ada", password="of the engine")
+
+
+@pytest.fixture
+def ann(db: None) -> User:
+    return person("ann")
 
 
 @pytest.fixture

@@ -64,11 +64,6 @@ def beside(answer: Any, field: str) -> str:
 
 
 @pytest.fixture
-def ann() -> User:
-    return person("ann")
-
-
-@pytest.fixture
 def olga() -> User:
     return person("olga", Role.OPERATOR)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +23,6 @@ pytestmark = pytest.mark.django_db
 SECRET = "a-secret-3b1c"
 SWAPS = [{"target": f"{SECRET}.py", "content": SECRET}]
 PUBLIC = {"/api/v1/auth/login/", "/api/v1/schema/", "/api/v1/docs/"}
-
-
-@pytest.fixture(autouse=True)
-def empty_logs(settings: Any, tmp_path: Path) -> None:
-    settings.LOGS_HOME = tmp_path
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +17,6 @@ from tests.integration.rest import Rest, errors, make_attempt, make_job, person,
 pytestmark = pytest.mark.django_db
 
 RAW = bytes(range(256)) * 40
-
-
-@pytest.fixture(autouse=True)
-def empty_logs(settings: Any, tmp_path: Path) -> None:
-    settings.LOGS_HOME = tmp_path
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,10 +44,9 @@ ROLES = [None, *Role]
 
 
 @pytest.fixture
-def known(broker: str, settings: Any, tmp_path: Path) -> dict[str, list[Any]]:
+def known(broker: str, settings: Any) -> dict[str, list[Any]]:
     """Of ann, of everybody's queue: what the path of a call may name."""
     cache.clear()
-    settings.LOGS_HOME = tmp_path
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     known_host("gpu-a", 24)
     ann = person("ann")

@@ -46,7 +46,6 @@ def bomb(width: int, height: int) -> bytes:
 @pytest.fixture
 def host(broker: str, settings: Any, tmp_path: Path) -> Iterator[Host]:
     settings.CLUSTER_KEY = CLUSTER_KEY
-    settings.LOGS_HOME = tmp_path / "logs"
     with running_host(broker, tmp_path) as host:
         yield host
 
@@ -325,8 +324,7 @@ def test_bomb_is_not_decoded(size: tuple[int, int]) -> None:
         artifacts.picture(bomb(*size), longest=100)
 
 
-def test_kept_list_that_is_none_is_asked_for_again(ada: User, settings: Any, tmp_path: Path) -> None:
-    settings.LOGS_HOME = tmp_path
+def test_kept_list_that_is_none_is_asked_for_again(ada: User) -> None:
     job = make_job(ada)
     attempt = make_attempt(job)
     path = artifacts._list_path(attempt)

@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
 
@@ -78,19 +77,6 @@ def service() -> Iterator[Service]:
 def allowed(service: Service, settings: Any) -> Service:
     settings.AUTOTRAINER = replace(settings.AUTOTRAINER, chat_hosts=frozenset({service.place}))
     return service
-
-
-@pytest.fixture(autouse=True)
-def fresh(settings: Any, tmp_path: Any) -> Iterator[None]:
-    settings.LOGS_HOME = tmp_path
-    cache.clear()
-    yield
-    cache.clear()
-
-
-@pytest.fixture
-def ann(db: None) -> User:
-    return person("ann")
 
 
 def ntfy(service: Service) -> str:
@@ -312,9 +298,7 @@ def test_public_addresses_are_public(address: str) -> None:
     assert connecting._is_public(address)
 
 
-def test_name_that_leads_into_the_inner_network_is_not_connected_to(
-    ann: User, service: Service, monkeypatch: pytest.MonkeyPatch, settings: Any
-) -> None:
+def test_name_that_leads_into_the_inner_network_is_not_connected_to(ann: User, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """However it resolves, and whatever it resolved to a moment before."""
     url = f"ntfy://chat.example.org:{service.server_address[1]}/{SECRET}"
     inner = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", service.server_address[1]))]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from html import unescape
 from typing import Any
 
 import pytest
-from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
 
@@ -42,14 +41,6 @@ def words(page: str) -> list[str]:
         plain = re.sub(rf"\b(?:{NAMES})s?\b", " ", text)
         found += re.findall(r"[A-Za-z][a-z']+(?: [A-Za-z]?[a-z']+)+", plain)
     return sorted(set(found))
-
-
-@pytest.fixture(autouse=True)
-def fresh(settings: Any, tmp_path: Any) -> Iterator[None]:
-    settings.LOGS_HOME = tmp_path
-    cache.clear()
-    yield
-    cache.clear()
 
 
 @pytest.fixture

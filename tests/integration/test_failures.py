@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,16 +16,6 @@ from tests.integration.rest import make_attempt, make_job, person, put_into
 pytestmark = pytest.mark.django_db
 TRACEBACK = b'Traceback (most recent call last):\n  File "/w/train.py", line 88, in main\n    config["lr"]\nKeyError: \'lr\'\n'
 HOW = "KeyError: 'lr' at train.py:88"
-
-
-@pytest.fixture(autouse=True)
-def home(settings: Any, tmp_path: Path) -> None:
-    settings.LOGS_HOME = tmp_path / "logs"
-
-
-@pytest.fixture
-def ann() -> User:
-    return person("ann")
 
 
 def failed(owner: User, log: bytes = TRACEBACK, *, outcome: str = "failed", minutes_ago: float = 0, **fields: Any) -> Job:

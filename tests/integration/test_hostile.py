@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -51,17 +50,9 @@ WRONG_TYPES: list[Any] = [None, True, 0, -1, 1e308, 2**63, [], [[]], {}, {"a": {
 
 
 @pytest.fixture(autouse=True)
-def fresh(settings: Any, tmp_path: Path) -> Iterator[None]:
-    settings.LOGS_HOME = tmp_path
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # slow ones are not what is tried here
-    cache.clear()
-    yield
-    cache.clear()
-
-
-@pytest.fixture
-def ann() -> User:
-    return person("ann")
+def quick_passwords(settings: Any) -> None:
+    """Slow ones are not what is tried here."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture

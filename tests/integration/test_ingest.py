@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,8 +25,7 @@ Submit = Callable[..., Job]
 
 
 @pytest.fixture
-def ingest(host: FakeHost, settings: Any, tmp_path: Path) -> Ingest:
-    settings.LOGS_HOME = tmp_path / "logs"
+def ingest(host: FakeHost) -> Ingest:
     return Ingest()
 
 

@@ -83,8 +83,7 @@ Case = tuple[Occasion, Job, Attempt | None, str]
 
 
 @pytest.fixture
-def ended(host: FakeHost, submit: Callable[..., Job], settings: Any, tmp_path: Path) -> Ended:
-    settings.LOGS_HOME = tmp_path / "logs"
+def ended(host: FakeHost, submit: Callable[..., Job]) -> Ended:
     ingest = Ingest()
 
     def end(exit_code: int | None = 0, log: bytes = EPOCHS, *, report: dict[str, Any] | None = None, **fields: Any) -> tuple[Job, Attempt]:

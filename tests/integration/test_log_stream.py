@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,11 +28,6 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 Event = tuple[str, str, Any]
-
-
-@pytest.fixture(autouse=True)
-def empty_logs(settings: Any, tmp_path: Path) -> None:
-    settings.LOGS_HOME = tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -87,9 +87,8 @@ class Plane:
 
 
 @pytest.fixture
-def plane_of(broker: str, settings: Any, tmp_path: Path) -> Callable[[Host], Plane]:
+def plane_of(broker: str, settings: Any) -> Callable[[Host], Plane]:
     settings.CLUSTER_KEY = CLUSTER_KEY
-    settings.LOGS_HOME = tmp_path / "logs"
     hostlink.host_keys.cache_clear()
     owner = person("ann")
     HostRow.objects.create(name=HOST)

@@ -57,9 +57,8 @@ def service(settings: Any) -> Iterator[Eminder]:
 
 
 @pytest.fixture
-def end(host: FakeHost, submit: End, settings: Any, tmp_path: Path) -> End:
+def end(host: FakeHost, submit: End) -> End:
     """Submit a job, let it run and end; its log is what it printed."""
-    settings.LOGS_HOME = tmp_path / "logs"
     ingest = Ingest()
 
     def ended(

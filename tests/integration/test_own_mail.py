@@ -32,8 +32,7 @@ End = Callable[..., Job]
 
 
 @pytest.fixture
-def box(settings: Any, tmp_path: Path) -> Iterator[Mailbox]:
-    settings.LOGS_HOME = tmp_path / "logs"
+def box(settings: Any) -> Iterator[Mailbox]:
     with mailbox() as box:
         settings.AUTOTRAINER = replace(settings.AUTOTRAINER, email_url=f"smtp://127.0.0.1:{box.port}/", mail_from="gpu@example.org")
         yield box
@@ -92,7 +91,7 @@ def test_training_that_wants_no_letter_gets_none(end: End, box: Mailbox) -> None
     assert len(box.mails) == 1
 
 
-def test_what_an_attempt_wrote_is_not_said_of_the_next_one(end: End, box: Mailbox, settings: Any) -> None:
+def test_what_an_attempt_wrote_is_not_said_of_the_next_one(end: End, box: Mailbox) -> None:
     job = end({"skip": True})
     assert ownmail.of(job, 1, Occasion.COMPLETED).skip
     assert not ownmail.of(job, 2, Occasion.COMPLETED).skip
@@ -185,8 +184,7 @@ def test_letter_that_is_a_link_is_not_followed(agent: Host) -> None:
     assert (told.exit_code, told.mail, told.mail_fault) == (0, "", "no_file")
 
 
-def test_all_attachments_together_have_a_limit(monkeypatch: pytest.MonkeyPatch, settings: Any, tmp_path: Path, ada: User) -> None:
-    settings.LOGS_HOME = tmp_path
+def test_all_attachments_together_have_a_limit(monkeypatch: pytest.MonkeyPatch, ada: User) -> None:
     monkeypatch.setattr(artifacts, "_fetched", lambda _j, _a, _n, *, patterns, most: bytes(5 * 2**20))
     job = make_job(ada)
     attempt = make_attempt(job)

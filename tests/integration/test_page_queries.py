@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from benchmarks import lab, page_times
@@ -43,9 +40,8 @@ def counts(where: lab.Lab, asked: dict[str, page_times.Ask]) -> dict[str, int]:
 
 
 @pytest.fixture
-def where(database: str, broker: str, settings: Any, tmp_path: Path) -> lab.Lab:
+def where(database: str, broker: str) -> lab.Lab:
     """60 jobs of a dozen people."""
-    settings.LOGS_HOME = tmp_path / "logs"
     return lab.make(broker, gpus=16, jobs=60)
 
 

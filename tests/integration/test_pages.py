@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import timedelta
 from html import unescape
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.core.cache import cache
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
@@ -43,20 +40,6 @@ HOSTILE = [
     "x" * 5000,
     "\ud83d".encode("utf-8", "replace").decode(),
 ]
-
-
-@pytest.fixture(autouse=True)
-def fresh(settings: Any, tmp_path: Path) -> Iterator[None]:
-    """No logs, and no tries to sign in, of other tests."""
-    settings.LOGS_HOME = tmp_path
-    cache.clear()
-    yield
-    cache.clear()
-
-
-@pytest.fixture
-def ann() -> User:
-    return person("ann")
 
 
 @pytest.fixture
@@ -722,8 +705,7 @@ def test_only_jobs_that_one_may_change_can_be_ticked(client: Client, ann: User) 
 # --- searching a log ----------------------------------------------------------------------------------------------------
 
 
-def test_search_of_a_log_leads_to_its_lines(client: Client, ann: User, settings: Any, tmp_path: Path) -> None:
-    settings.LOGS_HOME = tmp_path
+def test_search_of_a_log_leads_to_its_lines(client: Client, ann: User) -> None:
     job = make_job(ann)
     make_attempt(job, 1)
     logs.append(job.pk, 1, 0, b"one\ntwo needle\nthree\nfour NEEDLE <b>\n")

@@ -36,9 +36,8 @@ STACK = (
 
 
 @pytest.fixture
-def running(host: FakeHost, submit: Callable[..., Job], settings: Any, tmp_path: Path) -> Attempt:
+def running(host: FakeHost, submit: Callable[..., Job]) -> Attempt:
     """An attempt that has begun, with a GPU."""
-    settings.LOGS_HOME = tmp_path / "logs"
     job = submit(notify=["x@example.org"])
     dispatch.run_pass(timezone.now())
     (spec,) = host.offers()

@@ -6,7 +6,6 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,8 +35,7 @@ LIFE: tuple[Any, ...] = (
 
 
 @pytest.fixture
-def ingest(host: FakeHost, settings: Any, tmp_path: Path) -> Ingest:
-    settings.LOGS_HOME = tmp_path / "logs"
+def ingest(host: FakeHost) -> Ingest:
     return Ingest()
 
 

@@ -18,22 +18,16 @@ from jobs.bootsteps import Janitor
 from jobs.models import Content, IdempotencyKey, Job, JobEvent, OneTimeLink, User
 from jobs.states import JobState
 from jobs.web import onetime
-from tests.integration.rest import Rest, make_attempt, make_job, person, put_into, token_of
+from tests.integration.rest import Rest, make_attempt, make_job, put_into, token_of
 
 pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 
 
-@pytest.fixture(autouse=True)
-def home(settings: Any, tmp_path: Path) -> Path:
-    settings.LOGS_HOME = tmp_path / "logs"
-    return tmp_path / "logs"
-
-
 @pytest.fixture
-def ann() -> User:
-    return person("ann")
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "logs"
 
 
 def a_job(owner: User, *, days_ago: float, state: JobState = JobState.COMPLETED) -> Job:

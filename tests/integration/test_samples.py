@@ -30,8 +30,7 @@ BEGAN = 1_750_000_000.0
 
 
 @pytest.fixture
-def ingest(host: FakeHost, settings: Any, tmp_path: Path) -> Ingest:
-    settings.LOGS_HOME = tmp_path / "logs"
+def ingest(host: FakeHost) -> Ingest:
     return Ingest()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,8 +28,7 @@ Submit = Callable[..., Job]
 
 
 @pytest.fixture
-def ingest(host: FakeHost, settings: Any, tmp_path: Path) -> Ingest:
-    settings.LOGS_HOME = tmp_path / "logs"
+def ingest(host: FakeHost) -> Ingest:
     return Ingest()
 
 
@@ -55,11 +53,6 @@ def waits(job: Job) -> tuple[str, str, str]:
 
 
 # --- submission ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ann(db: None) -> User:
-    return person("ann")
 
 
 def test_content_is_kept_by_its_hash_and_shown_by_it(ann: User) -> None:

@@ -36,11 +36,6 @@ FIELDS = {"command": "python t.py", "min_gpus": 2}
 
 
 @pytest.fixture
-def ann() -> User:
-    return person("ann")
-
-
-@pytest.fixture
 def page(ann: User) -> Any:
     return signed_in(ann)
 

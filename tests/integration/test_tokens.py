@@ -17,11 +17,6 @@ from tests.integration.rest import Rest, errors, make_job, person
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def ann() -> User:
-    return person("ann")
-
-
 def test_token_is_made_listed_used_and_taken_back_over_rest(ann: User) -> None:
     api = Rest(ann)
     made = api("POST", "auth/tokens/", {"name": " my  laptop ", "days": 7}).json()
