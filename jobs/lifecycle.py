@@ -21,7 +21,7 @@ from jobs import audit, capacity, eventphrases, hostlink, line, settlement, swap
 from jobs.models import Attempt, Dispatch, Job, JobEvent, User
 from jobs.models.audit import About, Act
 from jobs.notifications import outbox
-from jobs.scheduling import phrases
+from jobs.scheduling import phrases, words
 from jobs.scheduling.shortage import Shortage, shortage
 from jobs.settlement import moment
 from jobs.states import ACTIVE, WAITING, JobState, Line, OnHostLoss, WaitReason, may_follow
@@ -338,7 +338,7 @@ def _after_refusals(attempt: Attempt, now: datetime) -> dict[str, Any]:
     if before < REFUSED_AT_ONCE:
         return {"not_before": None}
     delay_s = min(LONGEST_REFUSED_S, 2.0 ** (before - REFUSED_AT_ONCE))
-    told = eventphrases.TAKEN_BACK % {"n": before + 1, "seconds": f"{delay_s:.0f}"}
+    told = eventphrases.TAKEN_BACK % {"n": before + 1, "span": words.delay(delay_s)}
     return {"not_before": now + timedelta(seconds=delay_s), "wait_code": WaitReason.BACKOFF, "wait_message": told}
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from gpuworker import protocol
 from gpuworker.protocol import Ended, EndReason
 from jobs import eventphrases
-from jobs.scheduling import phrases
+from jobs.scheduling import phrases, words
 from jobs.scheduling.shortage import Shortage
 from jobs.states import JobState, Outcome, WaitReason
 
@@ -87,7 +87,7 @@ def _final(state: JobState, job: SettledJob, report: Ended) -> Settlement:
 
 def _retry(job: SettledJob, report: Ended, delay_s: float, now: datetime, shortage: Shortage | None) -> Settlement:
     spent = job.retries_spent + 1
-    retry = {"n": spent, "most": job.max_retries, "seconds": f"{delay_s:.0f}", "attempt": report.attempt}
+    retry = {"n": spent, "most": job.max_retries, "span": words.delay(delay_s), "attempt": report.attempt}
     told = [describe_end(report), eventphrases.RETRY % retry]
     if shortage:
         told = [told[0], shortage.numbers, told[1], shortage.change(report.attempt + 1)]

@@ -64,6 +64,11 @@ def span(seconds: float) -> str:
     return phrases.SPAN_DAYS % {"days": hours // 24, "hours": hours % 24}
 
 
+def delay(seconds: float) -> str:
+    """A duration that somebody set: to the second while it is short."""
+    return span(seconds) if seconds >= 90 else phrases.SPAN_SECONDS % {"n": round(seconds)}
+
+
 def moment(when: datetime, *, now: datetime, zone: tzinfo) -> str:
     """`at 14:31, in 3 h 7 m`."""
     return phrases.MOMENT % {"clock": clock(when, now=now, zone=zone), "span": span((when - now).total_seconds())}

@@ -208,6 +208,11 @@ def test_span_is_as_coarse_as_it_is_long(seconds: float, told: str) -> None:
     assert words.span(seconds) == told
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (7, "7 s"), (89.4, "89 s"), (95, "2 m"), (3454, "58 m"), (90_000, "25 h 0 m")])
+def test_delay_is_told_to_the_second_while_it_is_short(seconds: float, told: str) -> None:
+    assert words.delay(seconds) == told
+
+
 @pytest.mark.parametrize(
     ("hours", "told"),
     [
