@@ -1,16 +1,18 @@
-"""A GPU card as the overview draws it, from what the heartbeat said."""
+"""Hosts and GPU cards as the overview draws them, from what the heartbeats said."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from django.utils.translation import gettext as _
 
 from jobs.states import DeviceState, HostState
-from jobs.web.words import gib
+from jobs.web.words import DEVICE_LABELS, gib, tone
 
 if TYPE_CHECKING:
     from gpuworker.protocol import ProcessReading
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 DENSE_FROM = 17
 """From this many devices on, cards are drawn small: 64 must fit into a look."""
+FOLD_FROM = 257
+"""From this many on, a host is a line of marks until somebody opens it: thousands of cards are for no one to look through."""
 PROCESSES_SHOWN = 3
 SPARK_WIDTH, SPARK_HEIGHT = 118, 18
 HOLDERS_SHOWN = 3
@@ -81,6 +85,10 @@ class HostBlock:
     cards: tuple[Card, ...]
     model: str
     """The one model that all of its devices are, told once in the heading; empty where they differ."""
+    folded: bool = False
+    """It has no cards then."""
+    toggle: str = ""
+    """What follows the page's address to open or to close it; empty where all hosts are open."""
 
     @property
     def silent(self) -> bool:
@@ -88,22 +96,55 @@ class HostBlock:
 
     @property
     def simulated(self) -> bool:
-        return bool(self.cards) and all(card.device.simulated for card in self.cards)
+        return bool(self.host.devices) and all(device.simulated for device in self.host.devices)
 
     @property
     def usable(self) -> int:
-        return sum(card.device.allocatable for card in self.cards)
+        return sum(device.allocatable for device in self.host.devices)
+
+    @property
+    def marks(self) -> list[str]:
+        """How each of its devices looks from afar."""
+        return [tone(device.state) for device in self.host.devices]
+
+    @property
+    def told(self) -> str:
+        """The marks in words, as `In use 5 · Free 3`."""
+        counts = Counter(device.state for device in self.host.devices)
+        return " · ".join(f"{DEVICE_LABELS.get(state, state)} {count}" for state, count in counts.most_common())
 
 
-def blocks(hosts: list[HostView], started: Mapping[int, datetime], hours: Mapping[str, Hour] | None = None) -> list[HostBlock]:
+def folding(hosts: Sequence[HostView]) -> bool:
+    """Whether these are so many that only those which somebody opens have cards."""
+    return sum(len(host.devices) for host in hosts) >= FOLD_FROM
+
+
+def shown(hosts: Sequence[HostView], opened: Collection[str]) -> list[HostView]:
+    """Those that are drawn with all that is known of them."""
+    many = folding(hosts)
+    return [host for host in hosts if not many or host.name in opened or not host.devices]
+
+
+def blocks(
+    hosts: Sequence[HostView],
+    started: Mapping[int, datetime],
+    hours: Mapping[str, Hour] | None = None,
+    opened: Collection[str] = (),
+) -> list[HostBlock]:
     """`started` says since when the jobs that hold devices run, by job number; `hours` what devices did, by UUID."""
-    return [_block(host, started, hours or {}) for host in hosts]
+    open_ones, many = {host.name for host in shown(hosts, opened)}, folding(hosts)
+    made = []
+    for host in hosts:
+        models, is_open = {device.name for device in host.devices}, host.name in open_ones
+        cards = tuple(replace(card(device, started), spark=spark((hours or {}).get(device.uuid))) for device in host.devices if is_open)
+        toggle = address({*opened} ^ {host.name}) if many and host.devices else ""
+        made.append(HostBlock(host, cards, models.pop() if len(models) == 1 else "", folded=not is_open, toggle=toggle))
+    return made
 
 
-def _block(host: HostView, started: Mapping[int, datetime], hours: Mapping[str, Hour]) -> HostBlock:
-    models = {device.name for device in host.devices}
-    cards = tuple(replace(card(device, started), spark=spark(hours.get(device.uuid))) for device in host.devices)
-    return HostBlock(host, cards, models.pop() if len(models) == 1 else "")
+def address(opened: Collection[str]) -> str:
+    """What follows the path of the page on which these hosts are open; never empty, which would lead to the one that is shown."""
+    return f"?{urlencode([('open', name) for name in sorted(opened)])}"
 
 
 def card(device: DeviceView, started: Mapping[int, datetime] | None = None) -> Card:

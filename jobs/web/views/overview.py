@@ -19,11 +19,12 @@ from jobs import access, line, progress, rings
 from jobs.capacity import HostView, hosts_now
 from jobs.models import Attempt, Job
 from jobs.states import ACTIVE, TERMINAL, JobState, Line, Outcome
-from jobs.web.cards import DENSE_FROM, blocks
+from jobs.web.cards import DENSE_FROM, address, blocks, folding, shown
 from jobs.web.people import UserRequest, live_part, signed_in
 from jobs.web.words import left, place
 
 ROWS = 50
+RUNNING_ROWS = 200
 ENDED_ROWS = 15
 _HOW = {
     Outcome.LAUNCH_FAILED: gettext_lazy("could not be launched"),
@@ -85,14 +86,18 @@ def _context(request: UserRequest, now: datetime) -> dict[str, Any]:
     for row in waiting:
         access.veiled(request.user, row.job)
     hosts = hosts_now(now=now)
-    started = {row.job.pk: row.attempt.started_at for row in running if row.attempt and row.attempt.started_at}
+    opened = {host.name for host in hosts} & set(request.GET.getlist("open"))
+    drawn = shown(hosts, opened)
     counts = _counts(now)
     return {
         "page": "overview",
-        "blocks": blocks(hosts, started, rings.hours([host.name for host in hosts], now_s=now.timestamp())),
+        "blocks": blocks(hosts, _started(drawn, running), rings.hours([host.name for host in drawn], now_s=now.timestamp()), opened),
         "dense": sum(len(host.devices) for host in hosts) >= DENSE_FROM,
-        "summary": _summary(hosts, len(running), counts["queued"]),
+        "folding": folding(hosts),
+        "opened": address(opened) if opened else "",
+        "summary": _summary(hosts, counts["active"], counts["queued"]),
         "running": running,
+        "more_running": counts["active"] - len(running),
         "waiting": waiting,
         "more_waiting": counts["queued"] + counts["held"] - len(waiting),
         "ended": ended,
@@ -102,6 +107,15 @@ def _context(request: UserRequest, now: datetime) -> dict[str, Any]:
         "never": not (running or waiting or ended) and not Job.objects.exists(),
         "base_url": settings.AUTOTRAINER.url.rstrip("/"),
     }
+
+
+def _started(hosts: Iterable[HostView], running: Iterable[Row]) -> dict[int, datetime]:
+    """Since when the jobs that hold these hosts' devices run."""
+    started = {row.job.pk: row.attempt.started_at for row in running if row.attempt}
+    held = {holder.job for host in hosts for device in host.devices for holder in device.holders}
+    if unlisted := held - started.keys():
+        started |= dict(Attempt.objects.filter(job__in=unlisted).order_by("number").values_list("job_id", "started_at"))
+    return {job: since for job, since in started.items() if since}
 
 
 def _rows(now: datetime) -> tuple[list[Row], list[Row], list[Row]]:
@@ -121,7 +135,7 @@ def _shown(now: datetime, in_line: Collection[int]) -> QuerySet[Job, Any]:
     rest = ROWS - len(in_line)
     queued = Job.objects.filter(state=JobState.QUEUED)
     found = (
-        Job.objects.filter(state__in=ACTIVE),
+        _limited(Job.objects.filter(state__in=ACTIVE).order_by("id"), RUNNING_ROWS),
         queued.filter(pk__in=in_line),
         _limited(queued.exclude(line=Line.IN).order_by("ready_at", "id"), rest),
         _limited(Job.objects.filter(state=JobState.HELD).order_by("id"), rest),
@@ -160,9 +174,10 @@ def midnight(now: datetime) -> datetime:
 
 def _counts(now: datetime) -> dict[str, int]:
     waiting = Job.objects.filter(state__in=[JobState.QUEUED, JobState.HELD]).order_by().values_list("state")
+    active = Job.objects.filter(state__in=ACTIVE).order_by().values_list(Value("active"))
     ended = Job.objects.filter(ended_at__gte=midnight(now), state__in=TERMINAL).order_by().values_list(Value("ended"))
-    counted = waiting.annotate(n=Count("pk")).union(ended.annotate(n=Count("pk")), all=True)
-    return {"queued": 0, "held": 0, "ended": 0} | dict(counted)
+    counted = waiting.annotate(n=Count("pk")).union(active.annotate(n=Count("pk")), ended.annotate(n=Count("pk")), all=True)
+    return {"queued": 0, "held": 0, "active": 0, "ended": 0} | dict(counted)
 
 
 def _summary(hosts: list[HostView], running: int, queued: int) -> str:
