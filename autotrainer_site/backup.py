@@ -5,7 +5,8 @@ passwords, `logs/…`. Hosts keep what they hold, and Redis needs no copy.
 
 After a restore the database is older than the world. What runs goes on and reports its end; what ended meanwhile is asked of its
 host, which remembers for a week. Nothing says what became of jobs that had not started yet, so these are held until a person
-has looked. Numbers of jobs and fences begin further on, so that none is given out twice.
+has looked. Numbers of jobs and fences begin further on, so that none is given out twice. Keys of hosts that were replaced since
+stay so, as far as the database here tells.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from django.utils import timezone
 
 from autotrainer_site.prepare import migrate
 from gpuworker.settings import Settings
-from jobs import restored
+from jobs import hostkeys, restored
 from jobs.leader import LEASE_S
 from jobs.models import Leader
 from starter import processes
@@ -136,11 +137,13 @@ def restore(ours: Settings, path: Path) -> restored.Summary:
         if manifest.vendor != connection.vendor:
             mend = "unset DATABASE_URL" if manifest.vendor == "sqlite" else "set DATABASE_URL to an empty database"
             raise BackupFailed(f"This backup is of {manifest.vendor}, and the database here is {connection.vendor}: {mend}.")
+        newer = hostkeys.known()
         aside = ours.home / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         aside.mkdir(mode=0o700, parents=True)
         _load_database(tar, aside)
         _load_files(tar, ours, aside)
     migrate()
+    hostkeys.keep(newer)
     return restored.look_through(made_at=manifest.made_at, aside=aside)
 
 

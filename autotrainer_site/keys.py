@@ -55,6 +55,6 @@ def replace_cluster_key(settings: Settings) -> None:
     kept(path)
 
 
-def host_key_hex(settings: Settings, host: str) -> str:
-    """The AUTOTRAINER_HOST_KEY of a host."""
-    return protocol.derive_host_key(cluster_key(settings), host).hex()
+def host_key_hex(settings: Settings, host: str, generation: int) -> str:
+    """The AUTOTRAINER_HOST_KEY of a host, of this generation."""
+    return protocol.derive_host_key(cluster_key(settings), host, generation).hex()

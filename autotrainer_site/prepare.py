@@ -15,8 +15,9 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from autotrainer_site import keys
-from gpuworker import protocol, redischeck
+from gpuworker import redischeck
 from gpuworker.settings import Settings
+from jobs import hostkeys
 from jobs.models import Host, User
 from jobs.states import Role
 
@@ -76,14 +77,21 @@ def first_administrator(ours: Settings) -> User:
 
 
 def this_host(ours: Settings) -> None:
-    """The row and the key of the agent on this machine. Its folder is the agent's; the key is all that we write there."""
-    Host.objects.get_or_create(name=ours.host)
+    """The row and the key of the agent on this machine. Its folder is the agent's; the keys are all that we write there.
+
+    The previous one is the last that the agent had, as long as that is valid.
+    """
+    row, _ = Host.objects.get_or_create(name=ours.host)
+    cluster_keys = (keys.cluster_key(ours), *filter(None, [keys.previous_cluster_key(ours)]))
+    newest, *older = [f"{key.hex()}\n" for key in hostkeys.derived(cluster_keys, ours.host, row.key_generations)]
     ours.host_home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _leave_key(ours.host_home / "host_key", keys.host_key_hex(ours, ours.host) + "\n")
-    if previous := keys.previous_cluster_key(ours):
-        _leave_key(ours.host_home / "host_key_previous", protocol.derive_host_key(previous, ours.host).hex() + "\n")
+    current, previous = ours.host_home / "host_key", ours.host_home / "host_key_previous"
+    had = [path.read_text() for path in (current, previous) if path.exists()]
+    if found := [text for text in had if text in older]:
+        _leave_key(previous, found[0])
     else:
-        (ours.host_home / "host_key_previous").unlink(missing_ok=True)
+        previous.unlink(missing_ok=True)
+    _leave_key(current, newest)  # last: whatever happens now, the key that the agent had is not lost
 
 
 def _leave_key(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from gpuworker.protocol import CONTROL_QUEUE, KEY_PREFIX, host_queue, node_name
@@ -27,15 +27,17 @@ def host_user(host: str) -> str:
     return f"{CONTROL_USER}-{host}"
 
 
-def password(cluster_key: bytes, user: str) -> str:
-    return hmac.digest(cluster_key, b"autotrainer redis password 1\n" + user.encode(), "sha256").hex()[:40]
+def password(cluster_key: bytes, user: str, generation: int = 0) -> str:
+    """A host's changes with its key, whose generation it is."""
+    named = f"{user}\n{generation}" if generation else user
+    return hmac.digest(cluster_key, b"autotrainer redis password 1\n" + named.encode(), "sha256").hex()[:40]
 
 
-def url_of(redis_url: str, cluster_key: bytes, user: str) -> str:
+def url_of(redis_url: str, cluster_key: bytes, user: str, *, generation: int = 0) -> str:
     """The same Redis, as this user."""
     parts = urlsplit(redis_url)
     address = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{quote(user)}:{password(cluster_key, user)}@{address}"))
+    return urlunsplit(parts._replace(netloc=f"{quote(user)}:{password(cluster_key, user, generation)}@{address}"))
 
 
 def in_use(redis_url: str) -> bool:
@@ -43,18 +45,20 @@ def in_use(redis_url: str) -> bool:
     return urlsplit(redis_url).username == CONTROL_USER
 
 
-def lines(cluster_keys: Sequence[bytes], hosts: Iterable[str], *, database: int = 0) -> Iterator[str]:
-    """The ACL file. With two cluster keys, while one is being replaced, each user has two passwords."""
+def lines(cluster_keys: Sequence[bytes], hosts: Mapping[str, Sequence[int]], *, database: int = 0) -> Iterator[str]:
+    """The ACL file. `hosts`: each with the generations of its key. With two cluster keys, while one is being replaced, each user
+    has two passwords; so has a host whose own key is being replaced."""
     yield "user default off -@all resetkeys resetchannels"
-    yield f"user {CONTROL_USER} on {_hashes(cluster_keys, CONTROL_USER)} ~{KEY_PREFIX}* &{KEY_PREFIX}* {_CONTROL_COMMANDS}"
-    for host in hosts:
+    yield f"user {CONTROL_USER} on {_hashes(cluster_keys, CONTROL_USER, (0,))} ~{KEY_PREFIX}* &{KEY_PREFIX}* {_CONTROL_COMMANDS}"
+    for host, generations in hosts.items():
         user = host_user(host)
         places = f"resetchannels {_keys(host)} {_channels(database)}"
-        yield f"user {user} on {_hashes(cluster_keys, user)} {places} -@all {_HOST_COMMANDS} {_shared()}"
+        yield f"user {user} on {_hashes(cluster_keys, user, generations)} {places} -@all {_HOST_COMMANDS} {_shared()}"
 
 
-def _hashes(cluster_keys: Sequence[bytes], user: str) -> str:
-    return " ".join("#" + hashlib.sha256(password(key, user).encode()).hexdigest() for key in cluster_keys)
+def _hashes(cluster_keys: Sequence[bytes], user: str, generations: Sequence[int]) -> str:
+    passwords = (password(key, user, generation) for generation in generations for key in cluster_keys)
+    return " ".join("#" + hashlib.sha256(word.encode()).hexdigest() for word in passwords)
 
 
 def _keys(host: str) -> str:

@@ -164,9 +164,10 @@ def attempt_key(job: str, attempt: int, fence: int) -> str:
     return f"{job}.{attempt}.{fence}"
 
 
-def derive_host_key(cluster_key: bytes, host: str) -> bytes:
-    """The key that the control plane shares with one host (32 bytes). A host's key says nothing about another's."""
-    return hmac.digest(cluster_key, b"autotrainer host key 1\n" + host.encode(), "sha256")
+def derive_host_key(cluster_key: bytes, host: str, generation: int = 0) -> bytes:
+    """The key that the control plane shares with one host (32 bytes). It says nothing about another's, nor about the next generation's."""
+    named = f"{host}\n{generation}" if generation else host
+    return hmac.digest(cluster_key, b"autotrainer host key 1\n" + named.encode(), "sha256")
 
 
 # --- log chunks ---------------------------------------------------------------------------------------------------------

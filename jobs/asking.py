@@ -15,7 +15,7 @@ import redis
 from gpuworker import dropped, protocol
 from gpuworker.protocol import BadEnvelope, BadMessage, Kind
 from gpuworker.questions import ANSWER_LIFETIME_S, MOST_WAITING, Answer, Ask, Question, answer_key, questions_key
-from jobs import hostlink
+from jobs import hostkeys, hostlink
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def _heard(host: str, ident: str, deadline: float) -> Asked:
     if not found:
         return Asked(error=f"{host} has not answered in time.")
     try:
-        answer = Answer.read(protocol.unseal(Kind.ANSWER, host, found[1], hostlink.host_keys(host)))
+        answer = Answer.read(protocol.unseal(Kind.ANSWER, host, found[1], hostkeys.valid(host)))
         if answer.id != ident:
             raise BadEnvelope("the answer is to another question")
         return Asked(json.loads(answer.told), answer.error)

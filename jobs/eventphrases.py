@@ -107,6 +107,8 @@ WITH_PASSWORD = gettext_noop("With the password.")
 WITH_OLD_PASSWORD = gettext_noop("With the old one.")
 WITH_PASSWORD_FOR_TOKEN = gettext_noop("With the password, for a token.")
 WITH_LINK = gettext_noop("With a link that works once.")
+KEY_BEING_REPLACED = gettext_noop("The key before is valid until the new one is heard.")
+KEY_OUTDATED = gettext_noop("The key before is valid no more.")
 HOW_TOLD = gettext_noop("How they are told.")
 SETS_PASSWORD = gettext_noop("It sets a password.")
 MAILED = gettext_noop("It sets a password, and was mailed to %(address)s.")
@@ -125,6 +127,8 @@ AUDITED = (
     WITH_OLD_PASSWORD,
     WITH_PASSWORD_FOR_TOKEN,
     WITH_LINK,
+    KEY_BEING_REPLACED,
+    KEY_OUTDATED,
     HOW_TOLD,
     SETS_PASSWORD,
     MAILED,

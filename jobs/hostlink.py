@@ -29,7 +29,7 @@ from gpuworker.envelope import Spoken
 from gpuworker.measured import Measured
 from gpuworker.message import Message
 from gpuworker.protocol import Ack, Beat, Kind, Spec, Stop
-from jobs import swaps
+from jobs import hostkeys, swaps
 
 if TYPE_CHECKING:
     from jobs.models import Attempt, Job
@@ -59,13 +59,6 @@ def _client_of(url: str) -> redis.Redis:
     return redis.Redis.from_url(url, socket_timeout=15, socket_connect_timeout=2, health_check_interval=10)
 
 
-@functools.lru_cache(maxsize=1024)
-def host_keys(host: str) -> tuple[bytes, ...]:
-    """What this host may have sealed with: its key, and the one before while the cluster key is being replaced."""
-    cluster_keys = [settings.CLUSTER_KEY, *filter(None, [settings.CLUSTER_KEY_PREVIOUS])]
-    return tuple(protocol.derive_host_key(key, host) for key in cluster_keys)
-
-
 SPOKEN_FRESH_S = 2.0
 _SPOKEN: dict[str, tuple[float, Spoken]] = {}
 """What each host seals with, and when it was looked at."""
@@ -80,25 +73,27 @@ def sealed(kind: Kind, host: str, message: Message) -> str:
 def _spoken(host: str) -> Spoken:
     """The newest of both where nothing was heard."""
     looked_at, kept = _SPOKEN.get(host, (-math.inf, None))
-    if kept and kept.key in host_keys(host) and time.monotonic() - looked_at < SPOKEN_FRESH_S:
+    keys = hostkeys.valid(host)
+    kept = kept if kept and kept.key in keys else None
+    if kept and time.monotonic() - looked_at < SPOKEN_FRESH_S:
         return kept
-    newest = Spoken(host_keys(host)[0], envelope.PROTOCOL_VERSION)
+    newest = Spoken(keys[0], envelope.PROTOCOL_VERSION)
     try:
         text: Any = client().get(protocol.beat_key(host))
     except (redis.RedisError, OSError):
         return kept or newest
-    found = (envelope.spoken(Kind.BEAT, host, text, host_keys(host)) if text else None) or newest
+    found = (envelope.spoken(Kind.BEAT, host, text, keys) if text else None) or newest
     _SPOKEN[host] = time.monotonic(), found
     return found
 
 
 def by_new_key(hosts: Iterable[str]) -> dict[str, bool | None]:
-    """Host -> whether it goes by the newest key; None: nothing with a good seal was heard. Raises redis.RedisError."""
+    """Host -> whether it goes by the new cluster key; None: nothing with a good seal was heard. Raises redis.RedisError."""
     found: dict[str, bool | None] = {}
     for host in hosts:
         text: Any = client().get(protocol.beat_key(host))
-        spoken = envelope.spoken(Kind.BEAT, host, text, host_keys(host)) if text else None
-        found[host] = None if spoken is None else spoken.key == host_keys(host)[0]
+        spoken = envelope.spoken(Kind.BEAT, host, text, hostkeys.valid(host)) if text else None
+        found[host] = None if spoken is None else spoken.key in hostkeys.by_new_cluster_key(host)
     return found
 
 
@@ -348,6 +343,8 @@ class Heard:
     age_s: float
     version: int
     """Of the protocol, as its host speaks it."""
+    key: bytes = field(default=b"", repr=False)
+    """By which it was sealed."""
 
 
 def heard(hosts: Iterable[str]) -> dict[str, Heard]:
@@ -363,9 +360,9 @@ def heard(hosts: Iterable[str]) -> dict[str, Heard]:
     found = {}
     for name, text, left in zip(names, texts, left_ms, strict=True):
         if text and left > 0 and (read := _read_beat(name, text)):
-            beat, version = read
+            beat, spoken = read
             behind_s = _KNOWN[name].behind_s(beat)
-            found[name] = Heard(beat, max(behind_s, protocol.BEAT_LIFETIME_S - left / 1000), version)
+            found[name] = Heard(beat, max(behind_s, protocol.BEAT_LIFETIME_S - left / 1000), spoken.version, spoken.key)
     return {name: host for name, host in found.items() if host.age_s < math.inf}
 
 
@@ -386,8 +383,8 @@ def _beats(names: Sequence[str]) -> tuple[list[bytes | None], list[int]]:
     return texts, left_ms
 
 
-_LAST_BEATS: dict[str, tuple[bytes, tuple[Beat, int] | None]] = {}
-"""The last text of each host and what it says: a heartbeat is read many times before the next one comes."""
+_LAST_BEATS: dict[str, tuple[bytes, tuple[bytes, ...], tuple[Beat, Spoken] | None]] = {}
+"""The last text of each host, its keys then, and what it says: a heartbeat is read many times before the next one comes."""
 
 
 @dataclass(slots=True)
@@ -420,19 +417,20 @@ def forget_heartbeats() -> None:
     _KNOWN.clear()
 
 
-def _read_beat(host: str, text: bytes) -> tuple[Beat, int] | None:
-    """What it says, and in which version of the protocol."""
+def _read_beat(host: str, text: bytes) -> tuple[Beat, Spoken] | None:
+    """What it says, and by which key and in which version of the protocol."""
+    keys = hostkeys.valid(host)
     last = _LAST_BEATS.get(host)
-    if last and last[0] == text:
-        return last[1]
+    if last and last[:2] == (text, keys):
+        return last[2]
     read = None
     try:
-        body, spoken = envelope.opened(Kind.BEAT, host, text, host_keys(host))
+        body, spoken = envelope.opened(Kind.BEAT, host, text, keys)
         _SPOKEN[host] = time.monotonic(), spoken
-        read = Beat.read(body), spoken.version
+        read = Beat.read(body), spoken
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:
         dropped.warn(log, "heartbeat of %s dropped: %s", host, exc, action="beat_dropped")
-    _LAST_BEATS[host] = (text, read)
+    _LAST_BEATS[host] = (text, keys, read)
     return read
 
 
@@ -463,7 +461,7 @@ def waiting_reports(host: str) -> int:
 
 def unseal_chunk(host: str, fields: Mapping[bytes, bytes]) -> protocol.LogChunk:
     """The log chunk in a stream entry; raises BadEnvelope."""
-    return protocol.unseal_chunk(host, fields, host_keys(host))
+    return protocol.unseal_chunk(host, fields, hostkeys.valid(host))
 
 
 def unseal_report(host: str, fields: Mapping[bytes, bytes]) -> Report:
@@ -471,7 +469,7 @@ def unseal_report(host: str, fields: Mapping[bytes, bytes]) -> Report:
     text = fields.get(b"e", b"")
     for kind, message in _REPORTS.items():
         if f'"k": "{kind}"'.encode() in text[:80]:
-            return message.read(protocol.unseal(kind, host, text, host_keys(host)))
+            return message.read(protocol.unseal(kind, host, text, hostkeys.valid(host)))
     raise protocol.BadEnvelope("not a report")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any
 from django.db import transaction
 
 from gpuworker.protocol import Beat, DeviceReading
-from jobs import capacity, hostlink, orphans, rules, welcome
+from jobs import capacity, hostkeys, hostlink, orphans, rules, welcome
 from jobs.canaries import Canaries
 from jobs.capacity import HostView
 from jobs.hostlink import Heard
@@ -47,6 +47,7 @@ class Watch:
         rows = {host.name: host for host in Host.objects.all()}
         welcome.answer(rows)
         heard = hostlink.heard(rows)
+        self._settle_keys(rows, heard)
         views = capacity.hosts_now(now=now, beats=heard)
         for view in views:
             if view.name in rows:
@@ -57,6 +58,12 @@ class Watch:
         self._rules.look(rows, {name: heard[name] for name in self._speaking})
         self._canaries.send((name, heard[name]) for name in self._speaking)
         return self._more_is_free(views)
+
+    def _settle_keys(self, rows: Mapping[str, Host], heard: Mapping[str, Heard]) -> None:
+        for name, host in heard.items():
+            if hostkeys.has_new_key(rows[name], host.key):
+                with self._writing():
+                    hostkeys.settle(rows[name])
 
     def _speaks_again(self, views: Iterable[HostView]) -> bool:
         speaking = frozenset(view.name for view in views if not view.stale)

@@ -11,7 +11,7 @@ from gpuworker import envelope, protocol
 from gpuworker.envelope import Spoken
 from gpuworker.greeting import HELLO_LIFETIME_S, Hello, Welcome, hello_key, welcome_key
 from gpuworker.protocol import BadEnvelope, BadMessage, Kind
-from jobs import hostlink
+from jobs import hostkeys, hostlink
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +26,12 @@ def answer(hosts: Iterable[str]) -> None:
     said = {name: text for name, text in zip(names, texts, strict=True) if text}
     if not said:
         return
+    hostkeys.look_afresh()  # The key of one that has just joined may have been printed a moment ago.
     pipe = hostlink.client().pipeline()
     for name, text in said.items():
         _note(name, text)
         welcome = Welcome(to=protocol.fingerprint(text), at=time.time())
-        keys = hostlink.host_keys(name)
+        keys = hostkeys.valid(name)
         spoken = envelope.spoken(Kind.HELLO, name, text, keys) or Spoken(keys[0], envelope.PROTOCOL_VERSION)
         sealed = protocol.seal(Kind.WELCOME, name, welcome.body(), spoken.key, version=spoken.version)
         pipe.delete(hello_key(name))
@@ -40,7 +41,7 @@ def answer(hosts: Iterable[str]) -> None:
 
 def _note(name: str, text: bytes) -> None:
     try:
-        hello = Hello.read(protocol.unseal(Kind.HELLO, name, text, hostlink.host_keys(name)))
+        hello = Hello.read(protocol.unseal(Kind.HELLO, name, text, hostkeys.valid(name)))
     except (BadEnvelope, BadMessage) as exc:
         log.warning("Somebody says hello as host %s and is not: %s", name, exc, extra={"action": "hello_refused"})
         return

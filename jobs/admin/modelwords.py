@@ -94,6 +94,7 @@ CHOICES = (
     _("link_made"),
     _("password_changed"),
     _("sent_again"),
+    _("key_replaced"),
     _("person"),
     _("token"),
     _("template"),

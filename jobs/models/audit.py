@@ -57,6 +57,7 @@ class Act(StrEnum):
     LINK_MADE = "link_made"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a word, no secret
     SENT_AGAIN = "sent_again"
+    KEY_REPLACED = "key_replaced"
 
 
 class AuditEntry(models.Model):

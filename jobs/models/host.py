@@ -40,12 +40,22 @@ class Host(models.Model):
     """Grows with each change; the host says which one it goes by."""
     resumed_at = models.DateTimeField(null=True, blank=True)
     """What failed before is no evidence against it any more (jobs.sickness)."""
+    key_generation = models.BigIntegerField(default=0, editable=False)
+    """Of its key (jobs.hostkeys)."""
+    key_generation_before = models.BigIntegerField(null=True, editable=False)
+    """Of the key before, where that is valid still."""
 
     class Meta:
         ordering = ["name"]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def key_generations(self) -> tuple[int, ...]:
+        """Those whose keys are valid, the newest first."""
+        before = self.key_generation_before
+        return (self.key_generation,) if before is None else (self.key_generation, before)
 
 
 class Device(models.Model):

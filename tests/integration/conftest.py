@@ -13,7 +13,7 @@ from kombu import pools
 
 from autotrainer_site.celery import app
 from gpuworker.settings import celery_url
-from jobs import hostlink, lifecycle
+from jobs import hostkeys, hostlink, lifecycle
 from jobs.models import Host, Job, User
 from tests.integration.databases import connected_to, postgres_as_default
 from tests.integration.fakehost import FakeHost
@@ -32,11 +32,11 @@ def fresh(settings: Any, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def broker(redis_url: str, settings: Any) -> Iterator[str]:
-    """Celery and the control plane's own Redis client on the session's Redis, emptied."""
+def broker(redis_url: str, settings: Any, db: None) -> Iterator[str]:
+    """Celery and the control plane's own Redis client on the session's Redis, emptied. Hosts' rows say which keys are theirs."""
     settings.REDIS_URL = redis_url
     hostlink.client.cache_clear()
-    hostlink.host_keys.cache_clear()  # another test may have had another cluster key
+    hostkeys.look_afresh()
     hostlink.forget_heartbeats()
     app.conf.broker_url = celery_url(redis_url)
     app._pool = app.amqp._producer_pool = None

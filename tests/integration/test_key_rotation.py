@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,12 +26,10 @@ NEW = b"the new cluster key"
 
 
 @pytest.fixture
-def rotating(host: FakeHost, settings: Any) -> Iterator[FakeHost]:
+def rotating(host: FakeHost, settings: Any) -> FakeHost:
     """The control plane goes by the new key already, its host by the old one."""
     settings.CLUSTER_KEY_PREVIOUS, settings.CLUSTER_KEY = settings.CLUSTER_KEY, NEW
-    hostlink.host_keys.cache_clear()
-    yield host
-    hostlink.host_keys.cache_clear()
+    return host
 
 
 def renewed(host: FakeHost) -> None:
@@ -61,7 +59,6 @@ def test_host_with_the_old_key_is_heard_no_more_when_that_is_forgotten(rotating:
     assert hostlink.by_new_key(["gpu-a", "gpu-b"]) == {"gpu-a": False, "gpu-b": None}
     assert "gpu-a" in hostlink.heard(["gpu-a"])
     settings.CLUSTER_KEY_PREVIOUS = None
-    hostlink.host_keys.cache_clear()
     hostlink.forget_heartbeats()
     assert hostlink.heard(["gpu-a"]) == {}
     renewed(rotating)
@@ -95,14 +92,12 @@ def said(*arguments: str) -> str:
 
 def test_operator_replaces_the_key_in_three_steps(kept: Any, host: FakeHost, settings: Any) -> None:
     old = settings.CLUSTER_KEY_PREVIOUS = settings.CLUSTER_KEY = keys.cluster_key(kept)
-    hostlink.host_keys.cache_clear()
     host.key = protocol.derive_host_key(old, "gpu-a")
     host.beat()
     assert "Start AutoTrainer again" in said("--new")
     assert keys.previous_cluster_key(kept) == old != keys.cluster_key(kept)
     assert all(path.stat().st_mode & 0o077 == 0 for path in kept.keys_home.iterdir())
     settings.CLUSTER_KEY = keys.cluster_key(kept)
-    hostlink.host_keys.cache_clear()
     assert "the previous key" in said()
     with pytest.raises(SystemExit, match="Still with the previous key: gpu-a"):
         said("--forget-previous")

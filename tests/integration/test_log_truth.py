@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from gpuworker import disks, protocol
 from gpuworker.protocol import Spec
-from jobs import dispatch, hostlink, lifecycle, logs
+from jobs import dispatch, lifecycle, logs
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.models import Host as HostRow
@@ -89,7 +89,6 @@ class Plane:
 @pytest.fixture
 def plane_of(broker: str, settings: Any) -> Callable[[Host], Plane]:
     settings.CLUSTER_KEY = CLUSTER_KEY
-    hostlink.host_keys.cache_clear()
     owner = person("ann")
     HostRow.objects.create(name=HOST)
     return lambda host: Plane(host, Ingest(), Rest(owner), owner)
@@ -99,7 +98,6 @@ def plane_of(broker: str, settings: Any) -> Callable[[Host], Plane]:
 def plane(plane_of: Callable[[Host], Plane], broker: str, tmp_path: Path) -> Iterator[Plane]:
     with running_host(broker, tmp_path) as host:
         yield plane_of(host)
-    hostlink.host_keys.cache_clear()
 
 
 def writer(kind: str, mib: float, digest: Path, *, pause_s: float = 0.0, code: int = 0) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs import dispatch, hostlink
+from jobs import dispatch, hostkeys, hostlink
 from jobs.hosts import Watch
 from jobs.models import Job, User
 from tests.integration.fakehost import FakeHost
@@ -60,7 +61,10 @@ def test_metrics_are_told_without_redis_and_without_a_job(db: None, settings: An
     assert told["autotrainer_oldest_queued_job_age_seconds", ()] == 0
 
 
-def test_scrape_asks_little_however_many_jobs_there_are(host: FakeHost, submit: Callable[..., Job], client: Any) -> None:
+def test_scrape_asks_little_however_many_jobs_there_are(
+    host: FakeHost, submit: Callable[..., Job], client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hostkeys, "FRESH_S", -1.0)
     with CaptureQueriesContext(connection) as few:
         client.get("/metrics")
     for _ in range(20):

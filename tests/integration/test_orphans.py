@@ -122,20 +122,16 @@ def test_orphan_with_the_fence_of_another_job_is_not_taken_for_it(submit: Submit
 
 def test_training_whose_row_is_gone_goes_on_until_a_person_ends_it(ada: User, broker: str, tmp_path: Path, settings: Any) -> None:
     settings.CLUSTER_KEY = CLUSTER_KEY
-    hostlink.host_keys.cache_clear()
-    try:
-        with running_stack(broker, tmp_path, ada) as stack:
-            job = stack.submit("sleep 100")
-            wait_until(lambda: Job.objects.get().state == JobState.RUNNING, 30, "it runs")
-            pid = Attempt.objects.get().pid
-            Job.objects.all().delete()
-            (key,) = wait_until(lambda: orphans.all_of(capacity.hosts_now()), 10, "the orphan")
-            assert key.startswith(str(job.uid))
-            wait_until(lambda: "left alone" in (tmp_path / "control.log").read_text(), 10, "the leader tells of it")
-            assert Path(f"/proc/{pid}").exists()
-            assert orphans.end(key) == "gpu-a"
-            wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "it has ended")
-            wait_until(lambda: not orphans.all_of(capacity.hosts_now()), 20, "no orphan is left")
-            assert not stack.agent.claims()
-    finally:
-        hostlink.host_keys.cache_clear()
+    with running_stack(broker, tmp_path, ada) as stack:
+        job = stack.submit("sleep 100")
+        wait_until(lambda: Job.objects.get().state == JobState.RUNNING, 30, "it runs")
+        pid = Attempt.objects.get().pid
+        Job.objects.all().delete()
+        (key,) = wait_until(lambda: orphans.all_of(capacity.hosts_now()), 10, "the orphan")
+        assert key.startswith(str(job.uid))
+        wait_until(lambda: "left alone" in (tmp_path / "control.log").read_text(), 10, "the leader tells of it")
+        assert Path(f"/proc/{pid}").exists()
+        assert orphans.end(key) == "gpu-a"
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "it has ended")
+        wait_until(lambda: not orphans.all_of(capacity.hosts_now()), 20, "no orphan is left")
+        assert not stack.agent.claims()

@@ -15,7 +15,7 @@ from django.test import Client
 from django.utils import timezone
 
 from gpuworker.protocol import AttemptReading, Ended, Spec
-from jobs import dispatch, progress
+from jobs import dispatch, hostkeys, progress
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.models import Attempt, Job, User
@@ -56,6 +56,7 @@ def told(job: Job) -> float | None:
 def every_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two looks of a test are nearer to each other than two of the leader."""
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    monkeypatch.setattr(hostkeys, "FRESH_S", -1.0)
 
 
 def test_progress_and_memory_of_mock_train_are_told_by_a_real_agent(redis_url: str, tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_progress_is_written_where_it_has_moved(host: FakeHost, submit: Submit, 
     assert told(job) == 0.25
     assert job.progress_at is not None
     says(host, spec, 0.2549)
-    with django_assert_num_queries(6):  # of the look itself, all of them reads
+    with django_assert_num_queries(7):  # of the look itself, all of them reads
         look(watch)
     assert told(job) == 0.25
     says(host, spec, 0.256)

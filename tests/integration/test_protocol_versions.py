@@ -13,7 +13,7 @@ from django.utils import timezone
 from gpuworker import envelope, protocol
 from gpuworker.envelope import BadEnvelope, OtherVersion
 from gpuworker.protocol import Ended, EndReason, Kind, Started
-from jobs import capacity, dispatch, hostlink
+from jobs import capacity, dispatch, hostkeys, hostlink
 from jobs.models import Attempt, Job
 from jobs.models import Host as Row
 from jobs.scheduling.inventory import HostView
@@ -30,7 +30,6 @@ BEFORE = envelope.PROTOCOL_VERSION - 1
 @pytest.fixture(autouse=True)
 def control(settings: Any, broker: str, transactional_db: None) -> None:
     settings.CLUSTER_KEY, settings.CLUSTER_KEY_PREVIOUS = CLUSTER_KEY, b""
-    hostlink.host_keys.cache_clear()
     hostlink.forget_heartbeats()
     Row.objects.create(name=HOST)
 
@@ -92,7 +91,7 @@ def test_older_host_is_stopped_and_asked_in_its_own_words(older: Host) -> None:
 
 
 def _version(text: str) -> int:
-    return envelope.opened(Kind.ACK, "gpu-z", text, hostlink.host_keys("gpu-z"))[1].version
+    return envelope.opened(Kind.ACK, "gpu-z", text, hostkeys.valid("gpu-z"))[1].version
 
 
 def test_host_that_was_never_heard_is_spoken_to_in_our_own_version() -> None:

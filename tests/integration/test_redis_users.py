@@ -55,7 +55,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis with the users of a control plane and three hosts; and root, who is ours."""
     folder = tmp_path_factory.mktemp("acl")
     root = "user root on >root ~* &* +@all"
-    (folder / "users.acl").write_text("\n".join([*redisacl.lines([CLUSTER_KEY], HOSTS), root]) + "\n")
+    (folder / "users.acl").write_text("\n".join([*redisacl.lines([CLUSTER_KEY], dict.fromkeys(HOSTS, (0,))), root]) + "\n")
     with server(folder, "--port", "{port}", "--aclfile", str(folder / "users.acl")) as url:
         yield url
 
@@ -157,7 +157,7 @@ def test_nobody_else_comes_in(url: str, shared: str) -> None:
 
 
 def test_both_passwords_are_good_while_the_cluster_key_is_replaced() -> None:
-    (line,) = [line for line in redisacl.lines([b"new", CLUSTER_KEY], ["gpu-a"]) if "autotrainer-gpu-a" in line]
+    (line,) = [line for line in redisacl.lines([b"new", CLUSTER_KEY], {"gpu-a": (0,)}) if "autotrainer-gpu-a" in line]
     assert line.count("#") == 2
     assert redisacl.password(b"new", "autotrainer-gpu-a") not in line  # the file holds no passwords
 

@@ -59,8 +59,10 @@ class Command(BaseCommand):
         told = {True: "the new key", False: "the previous key", None: "not heard"}
         if settings.CLUSTER_KEY_PREVIOUS is None:
             told[True] = "the cluster key"
+        replaced = set(Host.objects.exclude(key_generation_before=None).values_list("name", flat=True))
         for name, new in self._by_host().items():
-            self.stdout.write(f"{name:24} {told[new]}")
+            own = "; its own key is being replaced (`manage.py join --rotate`)" if name in replaced else ""
+            self.stdout.write(f"{name:24} {told[new]}{own}")
 
     def _by_host(self) -> dict[str, bool | None]:
         try:

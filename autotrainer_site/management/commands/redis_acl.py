@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError
 
 from autotrainer_site import redisacl
+from jobs import hostkeys
 from jobs.models import Host
 
 
@@ -30,12 +31,11 @@ class Command(BaseCommand):
         if ours.redis_embedded:
             sys.exit("The Redis here is AutoTrainer's own, on a private unix socket: nobody else can reach it, and it needs no users.")
         try:
-            hosts = sorted(Host.objects.values_list("name", flat=True))
+            hosts = {host.name: host.key_generations for host in sorted(Host.objects.all(), key=str)}
         except DatabaseError as exc:
             sys.exit(f"The database cannot be used ({exc}). Start AutoTrainer once, then ask again.")
-        cluster_keys = [settings.CLUSTER_KEY, *filter(None, [settings.CLUSTER_KEY_PREVIOUS])]
         database = urlsplit(ours.redis_url).path.strip("/")
-        text = "\n".join(redisacl.lines(cluster_keys, hosts, database=int(database) if database.isdecimal() else 0)) + "\n"
+        text = "\n".join(redisacl.lines(hostkeys.cluster_keys(), hosts, database=int(database) if database.isdecimal() else 0)) + "\n"
         if options["out"]:
             _write(Path(options["out"]), text)
         else:
