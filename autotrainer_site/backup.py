@@ -33,7 +33,7 @@ from django.utils import timezone
 
 from autotrainer_site.prepare import migrate
 from gpuworker.settings import Settings
-from jobs import hostkeys, restored
+from jobs import homes, hostkeys, restored
 from jobs.leader import LEASE_S
 from jobs.models import Leader
 from starter import processes
@@ -144,6 +144,7 @@ def restore(ours: Settings, path: Path) -> restored.Summary:
         _load_files(tar, ours, aside)
     migrate()
     hostkeys.keep(newer)
+    homes.take(ours.home)
     return restored.look_through(made_at=manifest.made_at, aside=aside)
 
 

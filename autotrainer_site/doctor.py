@@ -23,6 +23,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from gpuworker import disks, redischeck
 from gpuworker.settings import BadSetting, Settings
+from jobs import homes
 from jobs.notifications import channels
 from jobs.notifications.letter import NotSent
 from starter import embedded_redis, home, installing, processes, supervisor
@@ -154,6 +155,9 @@ def _database(ours: Settings) -> Iterator[tuple[Level, str]]:
         pending = executor.migration_plan(executor.loader.graph.leaf_nodes())
     except DatabaseError as exc:
         yield Level.WRONG, f"{where} cannot be used ({str(exc).strip()}): mend the address, or the server"
+        return
+    if not pending and ours.database_url and (wrong := homes.wrong(ours.home)):
+        yield Level.WRONG, wrong
         return
     if pending:
         yield Level.NOTE, f"{where} is of an older version: the next start brings it up to date, after a backup"

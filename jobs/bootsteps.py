@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import DatabaseError, connections
 from django.utils import timezone
 
-from jobs import artifacts, dispatch, failures, hostlink, lifecycle, line, retention, shares
+from jobs import artifacts, dispatch, failures, health, hostlink, lifecycle, line, retention, shares
 from jobs.explanation import Explanation, Told
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
@@ -281,6 +281,7 @@ class ControlThreads(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
+        health.refuse_to_serve()
         self._leadership = Leadership()
         self._loops: list[Loop] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -13,12 +14,30 @@ from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 
 from gpuworker import disks
+from jobs import homes
 from jobs.models import Leader
 
 LEADER_FRESH_S = 15.0
 _REDIS_TIMEOUT_S = 1.0
 
 _migrated = False
+
+
+def refuse_to_serve() -> None:
+    """End a process that would do harm to this database, or could do nothing with it, and say why."""
+    if why := _harm():
+        sys.exit(why)
+
+
+def _harm() -> str:
+    """Empty where the database does not answer yet: that passes, and /readyz tells it."""
+    ours = settings.AUTOTRAINER
+    try:
+        if missing := _migrations():
+            return f"The database is behind this version of AutoTrainer: {missing} (`python3 AutoTrainer.py` does it by itself)."
+        return homes.wrong(ours.home) if ours.database_url else ""
+    except DatabaseError:
+        return ""
 
 
 def healthz(request: HttpRequest) -> JsonResponse:
@@ -56,7 +75,7 @@ def _migrations() -> str:
         executor = MigrationExecutor(connection)
         missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
         _migrated = not missing
-        return f"{len(missing)} migrations are not applied: run manage.py migrate" if missing else ""
+        return f"{len(missing)} migrations are not applied: run manage.py prepare" if missing else ""
     return ""
 
 

@@ -28,7 +28,7 @@ LEASE_S = 8.0
 """A holder that has not renewed for this long is replaced: within 10 s, with the second between two looks. On PostgreSQL its
 open transactions end before that (idle_in_transaction_session_timeout, autotrainer_site/settings.py)."""
 RENEW_EVERY_S = 2.0
-_ROW = 1
+ROW = 1
 _AWAY = " away"
 """Behind a holder that offers its place: it cannot reach Redis, so whoever can may take over."""
 
@@ -88,13 +88,13 @@ class Leadership:
             self._mine(term).update(holder="")
 
     def _mine(self, term: int | None = None) -> QuerySet[Leader]:
-        return Leader.objects.filter(pk=_ROW, term=self._term if term is None else term, holder__startswith=self.holder)
+        return Leader.objects.filter(pk=ROW, term=self._term if term is None else term, holder__startswith=self.holder)
 
     def _take(self, asked: float, now: datetime, *, connected: bool) -> bool:
-        row, _ = Leader.objects.get_or_create(pk=_ROW, defaults={"renewed_at": now})
+        row, _ = Leader.objects.get_or_create(pk=ROW, defaults={"renewed_at": now})
         if not self._vacant(row, now) and not (connected and row.holder.endswith(_AWAY)):
             return False
-        mine = Leader.objects.filter(pk=_ROW, term=row.term, holder=row.holder, renewed_at=row.renewed_at)
+        mine = Leader.objects.filter(pk=ROW, term=row.term, holder=row.holder, renewed_at=row.renewed_at)
         if mine.update(term=row.term + 1, holder=self.holder, renewed_at=now) != 1:
             return False
         self._renewed, self._term, self._offers = asked, row.term + 1, False

@@ -13,6 +13,8 @@ class Leader(models.Model):
     """`<boot id> <pid> <start ticks> <nonce>`: a holder on this machine whose process is gone is replaced at once.
     With " away" behind it: it cannot reach Redis, and offers its place to whoever can."""
     renewed_at = models.DateTimeField()
+    home = models.CharField(max_length=64, blank=True, default="")
+    """The AUTOTRAINER_HOME of all who may lead (jobs/homes.py)."""
 
     def __str__(self) -> str:
         return f"term {self.term}"

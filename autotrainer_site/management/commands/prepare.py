@@ -11,6 +11,7 @@ from django.db import DatabaseError
 
 from autotrainer_site import clitoken, prepare
 from gpuworker.settings import BadSetting
+from jobs import homes
 from jobs.web.onetime import make_link
 
 
@@ -19,6 +20,9 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--new-home", action="store_true", help="AUTOTRAINER_HOME takes the place of the one that the database goes with"
+        )
         parser.add_argument("--without-host", action="store_true", help="no agent will run on this machine")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -26,6 +30,9 @@ class Command(BaseCommand):
         try:
             if prepare.migrate():
                 self.stderr.write("The database is up to date now.")
+            if ours.database_url and (wrong := homes.wrong(ours.home)) and not options["new_home"]:
+                sys.exit(wrong)
+            homes.take(ours.home)
             administrator = prepare.first_administrator(ours)
             if not options["without_host"]:
                 prepare.this_host(ours)
