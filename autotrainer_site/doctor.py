@@ -21,7 +21,7 @@ import redis
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
-from gpuworker import disks, redischeck
+from gpuworker import disks, redischeck, shortcomings
 from gpuworker.settings import BadSetting, Settings
 from jobs import homes
 from jobs.notifications import channels
@@ -120,8 +120,7 @@ def _room(room: disks.Room | None, home: Path) -> tuple[Level, str]:
         return Level.NOTE, f"the file system of {home} does not tell how much is free"
     text = f"{room.free_bytes / GIB:.1f} GiB free for {home}"
     if room.low:
-        mend = "make room, or move AUTOTRAINER_HOME"
-        return Level.WRONG, f"{text}: with less than {room.least_bytes / GIB:.1f} GiB nothing new starts on this host; {mend}"
+        return Level.WRONG, shortcomings.low_disk(room, home)
     return (Level.NOTE if room.free_bytes < DISK_LOW_BYTES else Level.OK), text
 
 
@@ -210,9 +209,9 @@ def _devices(ours: Settings) -> Iterator[tuple[Level, str]]:
         return
     found = json.loads(answer.stdout)
     if found["error"]:
-        yield Level.WRONG, f"{found['error']} (`nvidia-smi` should work for this user; AUTOTRAINER_DEVICES=none runs without GPUs)"
+        yield Level.WRONG, shortcomings.unread(found["error"])
     elif not found["devices"]:
-        yield Level.NOTE, "no GPU: only jobs with 0 GPUs run here; AUTOTRAINER_DEVICES=sim:4x24GiB shows how it works with some"
+        yield Level.NOTE, shortcomings.NO_DEVICES
     else:
         names = ", ".join(sorted({device["name"] for device in found["devices"]}))
         yield Level.OK, f"{len(found['devices'])} ({found['source']}): {names}"
@@ -234,8 +233,7 @@ def _ending(ours: Settings) -> Iterator[tuple[Level, str]]:
     elif parent:
         yield Level.OK, f"each training has a control group of its own below {parent}: nothing that it started gets away (cgroup)"
     else:
-        mend = "the systemd units in deploy/ have `Delegate=yes`, which gives the agent groups"
-        yield Level.NOTE, f"no control groups (v2) can be made; trees are ended by parentage and marker (subreaper): {mend}"
+        yield Level.NOTE, shortcomings.NO_GROUPS
 
 
 def _swaps(_ours: Settings) -> Iterator[tuple[Level, str]]:

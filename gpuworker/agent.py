@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from gpuworker import contacts, disks, groups, identity, protocol, redischeck
+from gpuworker import contacts, disks, groups, identity, protocol, redischeck, shortcomings
 from gpuworker.answering import Answering
 from gpuworker.attempts import attempts_folder
 from gpuworker.canary import Ear, start_over
@@ -98,6 +98,7 @@ class Agent:
         self._inventory.set_trainings(self._parts.roster.trainings)
         self._launcher.start()
         self._inventory.start()
+        self._tell_shortcomings()
         self._acks.start()
         self._relay.start()
         self._recovery.take_over()
@@ -115,6 +116,12 @@ class Agent:
             ("overlays", OVERLAYS_EVERY_S, self._look_at_overlays),
         ):
             threading.Thread(target=self._forever, args=(name, every_s, chore), name=name, daemon=True).start()
+
+    def _tell_shortcomings(self) -> None:
+        seen = self._inventory.snapshot()
+        parent = self._launcher.group_parent
+        for each in shortcomings.found(self.settings.home, devices=len(seen.devices), error=seen.error, group_parent=parent):
+            log.warning("%s", each, extra={"action": "shortcoming"})
 
     def _look_at_redis(self) -> None:
         """Raises BadSetting where everybody may write there."""

@@ -47,6 +47,11 @@ def test_agent_runs_a_job_and_tells_all_of_it(host: Host) -> None:
     wait_until(lambda: all((host.folder(spec) / name).exists() for name in markers), 5, "acknowledged")
 
 
+def test_agent_tells_its_log_what_its_machine_lacks(redis_url: str, tmp_path: Path) -> None:
+    with running_host(redis_url, tmp_path, devices="none") as host:
+        assert "no GPU: only jobs with 0 GPUs run here" in host.words()
+
+
 def test_agent_has_no_django(host: Host) -> None:
     spec = host.offer(host.spec(f"grep -c django/db /proc/{host.agent.pid}/maps; env | grep -c ^DJANGO_", device_count=0))  # type: ignore[union-attr]
     host.report(Ended, spec)
