@@ -1,4 +1,4 @@
-"""Two network namespaces with a cable between them: real packets, which get lost without anybody being told.
+"""Network namespaces with cables between them: real packets, which get lost without anybody being told.
 
 A cut cable is a wrong hardware address for the other end: packets leave, and nobody takes them. Needs no packet filter.
 """
@@ -25,6 +25,9 @@ NOBODY = "02:00:00:00:00:99"
 class Cable:
     hub: str
     away: str
+    addresses: tuple[str, str] = (HUB, AWAY)
+    device: str = "cable"
+    """At the hub's end."""
     relays: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def inside(self) -> list[str]:
@@ -38,14 +41,27 @@ class Cable:
 
     def cut(self, *, there: bool = True, back: bool = True) -> None:
         """`there`: from the far end to the hub."""
-        for cut, name, peer in ((there, self.away, HUB), (back, self.hub, AWAY)):
+        for cut, (name, peer, device) in zip((there, back), self._ends(), strict=True):
             if cut:
-                _ip("-n", name, "neigh", "replace", peer, "lladdr", NOBODY, "dev", "cable", "nud", "permanent")
+                _ip("-n", name, "neigh", "replace", peer, "lladdr", NOBODY, "dev", device, "nud", "permanent")
 
     def mend(self) -> None:
-        for name, peer in ((self.away, HUB), (self.hub, AWAY)):
+        for name, peer, device in self._ends():
             with contextlib.suppress(subprocess.CalledProcessError):  # there is none where it was not cut
-                _ip("-n", name, "neigh", "del", peer, "dev", "cable")
+                _ip("-n", name, "neigh", "del", peer, "dev", device)
+
+    def _ends(self) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+        """Namespace, address of the other end, device: of the far end, and of the hub's."""
+        return (self.away, self.addresses[0], "cable"), (self.hub, self.addresses[1], self.device)
+
+    def lay(self) -> None:
+        """Into namespaces that are there."""
+        _ip("-n", self.hub, "link", "add", self.device, "type", "veth", "peer", "name", "cable", "netns", self.away)
+        for name, address, device in ((self.hub, self.addresses[0], self.device), (self.away, self.addresses[1], "cable")):
+            _ip("-n", name, "addr", "add", f"{address}/30", "dev", device)
+            for each in ("lo", device):
+                _ip("-n", name, "link", "set", each, "up")
+        _ip("-n", self.away, "route", "add", "default", "via", self.addresses[0])
 
 
 def permitted() -> bool:
@@ -61,22 +77,29 @@ def permitted() -> bool:
 
 @contextlib.contextmanager
 def cable() -> Iterator[Cable]:
-    ident = secrets.token_hex(3)
-    made = Cable(f"at-{ident}-hub", f"at-{ident}-away")
-    try:
-        for name in (made.hub, made.away):
-            _ip("netns", "add", name)
-        _ip("-n", made.hub, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", made.away)
-        for name, address in ((made.hub, HUB), (made.away, AWAY)):
-            _ip("-n", name, "addr", "add", f"{address}/30", "dev", "cable")
-            for device in ("lo", "cable"):
-                _ip("-n", name, "link", "set", device, "up")
+    with star(1) as (made,):
         yield made
+
+
+@contextlib.contextmanager
+def star(ends: int) -> Iterator[list[Cable]]:
+    """So many machines, each with a cable of its own to one hub."""
+    ident = secrets.token_hex(3)
+    hub, first = f"at-{ident}-hub", HUB.rpartition(".")[0].rpartition(".")
+    nets = [f"{first[0]}.{int(first[2]) + number}" for number in range(ends)]
+    cables = [Cable(hub, f"at-{ident}-{n}", (f"{net}.1", f"{net}.2"), f"cable{n}") for n, net in enumerate(nets)]
+    names = [hub, *(each.away for each in cables)]
+    try:
+        for name in names:
+            _ip("netns", "add", name)
+        for each in cables:
+            each.lay()
+        yield cables
     finally:
-        for relay in made.relays:
+        for relay in [relay for each in cables for relay in each.relays]:
             relay.kill()
             relay.wait()
-        for name in (made.hub, made.away):
+        for name in names:
             with contextlib.suppress(subprocess.CalledProcessError):
                 _ip("netns", "del", name)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.conftest import missing
+from tests.e2e.product import CHECKOUT
 from tests.faults.namespaces import cable, permitted
 from tests.faults.partitions import CONVERGED_S, Wired, partition
 from tests.waiting import wait_until
@@ -24,6 +28,20 @@ def test_host_whose_cable_is_pulled_is_unreachable_and_comes_right(pair: Wired) 
     print(healed)
     assert healed.converged_s < CONVERGED_S
     assert healed.restarts == 0
+
+
+def test_lab_of_three_machines_goes_on_while_a_cable_is_out() -> None:
+    if not permitted():
+        missing("the permission to make network namespaces")
+    walked = subprocess.run(
+        [sys.executable, "-m", "tests.faults.walk", "--seconds", "10"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert walked.returncode == 0, walked.stdout[-8000:] + walked.stderr[-2000:]
 
 
 def test_web_without_its_database_says_so_and_comes_right(pair: Wired) -> None:

@@ -215,7 +215,7 @@ def _silent(job: Job, attempts: Sequence[Attempt], now: datetime) -> str:
     if job.state not in ACTIVE or not attempts:
         return ""
     host = next((host for host in hosts_now(now=now) if host.name == attempts[-1].host), None)
-    if host is None or host.state not in (HostState.UNREACHABLE, HostState.LOST):
+    if host is None or not (host.stale or host.state in (HostState.UNREACHABLE, HostState.LOST)):
         return ""
     said = {"host": host.name, "reason": phrases.said_of_host(host.reason)}
     return _("%(host)s %(reason)s. The training goes on there; its log comes when the host is heard again.") % said
