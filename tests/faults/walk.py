@@ -25,6 +25,7 @@ from pathlib import Path
 from starter import supervisor
 from tests.e2e.product import CHECKOUT, Product, free_port
 from tests.faults.namespaces import Cable, star
+from tests.faults.nemesis import rest
 from tests.postgres import private_postgres, programs
 from tests.waiting import wait_until
 
@@ -174,7 +175,7 @@ def _walk(product: Product, browser: Browser, cable: Cable, seconds: float) -> N
         assert (ended["host"], product.log(other)) == ("gpu-a", b"on gpu-a\n"), ended["host"]
         tell(f"job {other} ran on gpu-a meanwhile")
         before = product.log(job).count(b"\n")
-        time.sleep(max(0.0, seconds - (time.monotonic() - out)))
+        rest(max(0.0, seconds - (time.monotonic() - out)))
         assert product.job(job)["state"] == "running", "the job did not wait for its host"
         assert product.log(job).count(b"\n") == before, "a log came through a cable that was out"
         assert SAID in browser.page(f"/jobs/{job}/"), "the job's page does not say so"
