@@ -7,6 +7,7 @@ from importlib import import_module
 
 from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.db import connections
 
 from autotrainer_site.crowd import in_turn
 
@@ -17,6 +18,7 @@ health = import_module("jobs.health")  # it needs the models, which are there no
 
 with ThreadPoolExecutor(1) as outside:  # of the event loop that imports this
     outside.submit(health.refuse_to_serve).result()
+    outside.submit(connections.close_all).result()
 
 import_module(settings.ROOT_URLCONF)
 gc.collect()

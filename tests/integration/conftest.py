@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ def broker(redis_url: str, settings: Any, db: None) -> Iterator[str]:
     app._pool = app.amqp._producer_pool = None
     hostlink.client().close()
     hostlink.client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def application(django_db_setup: None, django_db_blocker: Any) -> Any:
+    """What uvicorn serves. It looks at the database when it is loaded."""
+    with django_db_blocker.unblock():
+        return import_module("autotrainer_site.asgi").application
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -181,6 +181,11 @@ def test_celerys_picture_of_a_training_that_was_taken_over_holds_up_nobody(redis
 # --- an old spec in the hand --------------------------------------------------------------------------------------------
 
 
+def all_threads_stand(pid: int) -> bool:
+    """A signal is taken by each thread in its own time."""
+    return all(stat.read_text().rpartition(") ")[2][0] == "T" for stat in Path(f"/proc/{pid}/task").glob("*/stat"))
+
+
 def test_agent_that_was_stopped_between_claim_and_launch_refuses_what_has_expired_meanwhile(redis_url: str, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     hold.touch()
@@ -190,6 +195,8 @@ def test_agent_that_was_stopped_between_claim_and_launch_refuses_what_has_expire
         assert list(host.claims().values()) == [protocol.attempt_key(spec.job, 1, 100)]
         assert host.agent
         host.agent.send_signal(signal.SIGSTOP)
+        stopped = host.agent.pid
+        wait_until(lambda: all_threads_stand(stopped), 10, "it stands")
         hold.unlink()
         wait_until(lambda: time.time() > spec.expires_at, 10, "the offer has expired")
         host.agent.send_signal(signal.SIGCONT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from datetime import timedelta
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -28,8 +27,7 @@ def ready() -> tuple[int, list[str]]:
     return answer.status_code, answer.json()["failing"]
 
 
-def test_web_process_leaves_its_code_out_of_garbage_collection() -> None:
-    import_module("autotrainer_site.asgi")
+def test_web_process_leaves_its_code_out_of_garbage_collection(application: Any) -> None:
     assert gc.get_freeze_count() > 50_000
 
 

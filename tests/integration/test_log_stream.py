@@ -17,7 +17,6 @@ import uvicorn
 from django.db import connection
 from django.utils import timezone
 
-from autotrainer_site.asgi import application
 from benchmarks import streams
 from jobs import logs
 from jobs.models import Job, User
@@ -31,7 +30,7 @@ Event = tuple[str, str, Any]
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
+def port(application: Any) -> Iterator[int]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
