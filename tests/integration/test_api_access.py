@@ -18,7 +18,7 @@ from jobs.models import Job, User
 from jobs.states import JobState, Role
 from tests.integration.rest import Rest, errors, known_host, make_attempt, make_job, person, put_into
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
 
 SECRET = "a-secret-3b1c"
 SWAPS = [{"target": f"{SECRET}.py", "content": SECRET}]

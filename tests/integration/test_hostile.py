@@ -24,7 +24,7 @@ from jobs.submission import FIELDS
 from jobs.web import forms
 from tests.integration.rest import Rest, errors, known_host, make_attempt, make_job, person, put_into
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
 
 SECRET = "a-secret-3b1c"
 MARK = "<script>alert(1)</script>"
