@@ -31,9 +31,9 @@ from django.conf import settings
 from django.db import connection, connections
 from django.utils import timezone
 
-from autotrainer_site.prepare import migrate
+from autotrainer_site.prepare import migrate, take_home
 from gpuworker.settings import Settings
-from jobs import homes, hostkeys, restored
+from jobs import hostkeys, restored
 from jobs.leader import LEASE_S
 from jobs.models import Leader
 from starter import processes
@@ -144,7 +144,7 @@ def restore(ours: Settings, path: Path) -> restored.Summary:
         _load_files(tar, ours, aside)
     migrate()
     hostkeys.keep(newer)
-    homes.take(ours.home)
+    take_home(ours)
     return restored.look_through(made_at=manifest.made_at, aside=aside)
 
 

@@ -17,7 +17,7 @@ from django.db.migrations.executor import MigrationExecutor
 from autotrainer_site import keys
 from gpuworker import redischeck
 from gpuworker.settings import Settings
-from jobs import hostkeys
+from jobs import homes, hostkeys
 from jobs.models import Host, User
 from jobs.states import Role
 
@@ -60,6 +60,11 @@ def look_at_redis(ours: Settings) -> list[str]:
             return [f"Redis: {warning}." for warning in redischeck.warnings(client)]
         except redis.RedisError as exc:
             return [f"Redis does not answer yet ({exc}). Jobs start when it does; AUTOTRAINER_REDIS_URL says where it is."]
+
+
+def take_home(ours: Settings) -> None:
+    """From now on the database goes with this AUTOTRAINER_HOME."""
+    homes.take(keys.kept(ours.home / homes.FILE, length=16))
 
 
 def first_administrator(ours: Settings) -> User:

@@ -6,8 +6,6 @@ and hosts that the other one never heard of. The home has a name, in a file, and
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
 from django.utils import timezone
@@ -30,10 +28,8 @@ def wrong(home: Path) -> str:
     )
 
 
-def take(home: Path) -> None:
-    """From now on the database goes with this home."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    name = _name(home) or _named(home)
+def take(name: str) -> None:
+    """From now on the database goes with the home of this name, which lies there in FILE."""
     Leader.objects.get_or_create(pk=ROW, defaults={"renewed_at": timezone.now()})
     Leader.objects.filter(pk=ROW).update(home=name)
 
@@ -43,13 +39,3 @@ def _name(home: Path) -> str:
         return (home / FILE).read_text().strip()
     except OSError:
         return ""
-
-
-def _named(home: Path) -> str:
-    """Two that do it at once: the first one's name holds."""
-    try:
-        with open(os.open(home / FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(16))
-    except FileExistsError:
-        pass
-    return _name(home)

@@ -32,7 +32,7 @@ class Command(BaseCommand):
                 self.stderr.write("The database is up to date now.")
             if ours.database_url and (wrong := homes.wrong(ours.home)) and not options["new_home"]:
                 sys.exit(wrong)
-            homes.take(ours.home)
+            prepare.take_home(ours)
             administrator = prepare.first_administrator(ours)
             if not options["without_host"]:
                 prepare.this_host(ours)
