@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import redis
 from django.conf import settings
+from django.utils import timezone
 
 from gpuworker import protocol
 from gpuworker.protocol import (
@@ -28,6 +29,10 @@ from gpuworker.protocol import (
     Started,
     Stuck,
 )
+from jobs import dispatch
+from jobs.ingest import Ingest
+from jobs.models import Job
+from jobs.states import JobState
 
 M = TypeVar("M", bound=Message)
 
@@ -128,3 +133,14 @@ class FakeHost:
     def left(self) -> int:
         """Entries of its streams that nobody has taken in."""
         return sum(self.redis.xlen(key) for key in (protocol.logs_key(self.name), protocol.reports_key(self.name)))
+
+
+def runs(job: Job, host: FakeHost) -> None:
+    """The host can read its offer, and is believed."""
+    dispatch.run_pass(timezone.now())
+    (spec,) = host.offers()
+    host.started(spec)
+    Ingest().turn(block_ms=1)
+    job.refresh_from_db()
+    assert job.state == JobState.RUNNING
+    assert [ack.what for ack in host.acks()][-1] == "started"

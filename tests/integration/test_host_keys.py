@@ -20,13 +20,13 @@ from gpuworker import protocol
 from gpuworker.greeting import Hello, hello_key, welcome_key
 from gpuworker.protocol import BadEnvelope, Ended, EndReason, Kind
 from gpuworker.questions import Answer, answer_key
-from jobs import asking, dispatch, hostkeys, hostlink, welcome
+from jobs import asking, hostkeys, hostlink, welcome
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
 from jobs.models import Attempt, AuditEntry, Host, Job, User
 from jobs.states import HostState, JobState
 from tests.integration.databases import postgres_as_default
-from tests.integration.fakehost import FakeHost
+from tests.integration.fakehost import FakeHost, runs
 from tests.integration.host import CLUSTER_KEY, HOST, KEY
 from tests.integration.host import Host as Agent
 from tests.integration.stack import running_stack
@@ -68,16 +68,6 @@ def rotated(*arguments: str, name: str = HOST) -> bytes:
 
 def heard(*names: str) -> set[str]:
     return set(hostlink.heard(names))
-
-
-def runs(job: Job, host: FakeHost) -> None:
-    """The host can read its offer, and is believed."""
-    dispatch.run_pass(timezone.now())
-    (spec,) = host.offers()
-    host.started(spec)
-    Ingest().turn(block_ms=1)
-    job.refresh_from_db()
-    assert job.state == JobState.RUNNING
 
 
 # --- beside the old one -------------------------------------------------------------------------------------------------------

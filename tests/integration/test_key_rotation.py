@@ -10,16 +10,13 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.utils import timezone
 
 from autotrainer_site import keys
 from gpuworker import protocol
 from gpuworker.protocol import Ended, Kind, Rules, Started
-from jobs import dispatch, hostlink
-from jobs.ingest import Ingest
+from jobs import hostlink
 from jobs.models import Host, Job
-from jobs.states import JobState
-from tests.integration.fakehost import FakeHost
+from tests.integration.fakehost import FakeHost, runs
 from tests.integration.host import HOST, KEY, running_host
 
 NEW = b"the new cluster key"
@@ -35,17 +32,6 @@ def rotating(host: FakeHost, settings: Any) -> FakeHost:
 def renewed(host: FakeHost) -> None:
     host.key = protocol.derive_host_key(NEW, host.name)
     host.beat(instance="started with the new key")
-
-
-def runs(job: Job, host: FakeHost) -> None:
-    """The host can read its offer, and is believed."""
-    dispatch.run_pass(timezone.now())
-    (spec,) = host.offers()
-    host.started(spec)
-    Ingest().turn(block_ms=1)
-    job.refresh_from_db()
-    assert job.state == JobState.RUNNING
-    assert [ack.what for ack in host.acks()][-1] == "started"
 
 
 def test_host_is_spoken_to_with_the_key_that_it_has(rotating: FakeHost, submit: Callable[..., Job]) -> None:
