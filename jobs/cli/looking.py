@@ -156,7 +156,7 @@ def _facts(job: Job) -> list[tuple[str, Any]]:
         ("job", job["id"]),
         ("name", job["name"]),
         ("state", job["state"]),
-        ("why", words.why(job)),
+        ("progress" if job["state"] in words.ACTIVE else "why", words.why(job)),
         ("position", job["queue_position"]),
         ("owner", job["owner"]),
         ("command", job["command"]),

@@ -85,3 +85,18 @@ def test_attempt_tells_the_commit_of_its_code(git: Any, said: str) -> None:
     attempt |= {"started_at": "2026-11-26T10:00:00Z", "ended_at": "2026-11-26T10:00:05Z"}
     assert words.commit(attempt) == said
     assert looking._attempt(attempt).endswith(said or "5s")
+
+
+@pytest.mark.parametrize(
+    ("changes", "label", "told"),
+    [
+        ({"progress": 0.42}, "progress", "42%"),
+        ({"state": "queued", "wait_reason": {"code": "Resources", "message": "Needs 1 GPU."}}, "why", "Needs 1 GPU."),
+    ],
+)
+def test_how_far_a_job_is_is_not_called_why(changes: dict[str, Any], label: str, told: str) -> None:
+    unset = {"name", "queue_position", "owner", "command", "working_dir", "gpu_memory_mib", "priority", "environment", "env", "max_retries"}
+    unset |= {"time_limit_s", "created_at", "begin_at", "exit_code", "notify", "swaps"}
+    facts = dict(looking._facts(dict.fromkeys(unset) | {"hosts": [], "after": []} | JOB | changes))
+    assert facts[label] == told
+    assert len({"progress", "why"} & facts.keys()) == 1
