@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--large-log", action="store_true", help="instead: what a log of a gigabyte costs its page")
     parser.add_argument("--command-line", action="store_true", help="instead: how long `autotrainer list` takes")
     parser.add_argument("--notifications", action="store_true", help="instead: what a mail service that is down costs a launch")
-    parser.add_argument("--many", action="store_true", help="instead: what 50 and 200 hosts cost")
+    parser.add_argument("--many", action="store_true", help="instead: what 100 to 400 hosts cost")
     options = parser.parse_args()
     others = {"deep_queue": deep_queue, "pages": pages, "streams": streams, "large_log": large_log, "command_line": command_line}
     others |= {"notifications": notifications, "many": many}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from gpuworker import contacts, disks, groups, identity, protocol, redischeck, shortcomings
+from gpuworker import contacts, disks, dropped, groups, identity, protocol, redischeck, shortcomings
 from gpuworker.answering import Answering
 from gpuworker.attempts import attempts_folder
 from gpuworker.canary import Ear, start_over
@@ -241,6 +241,7 @@ class Agent:
             swap_note=self._hotswap.way.note,
             instance=self._instance,
             rules_serial=self._rules.serial,
+            dropped=dropped.counts(),
         )
 
     def _with_locks(self, devices: tuple[DeviceReading, ...]) -> tuple[DeviceReading, ...]:

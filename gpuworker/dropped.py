@@ -1,6 +1,8 @@
 """Says that a message was dropped, and does not let whoever sends thousands of them fill the disk with log lines.
 
-Of each kind so many are told in a minute; of the rest their number, with the next one that is told. Standard library only.
+Of each kind so many are told in a minute; of the rest their number, with the next one that is told. And all of them are counted,
+for /metrics: a host's counts go with its heartbeats, those of the control plane into the database (jobs/drops.py). Standard library
+only.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 TOLD_PER_MINUTE = 20
@@ -22,12 +25,14 @@ class _Kind:
 
 
 _kinds: dict[str, _Kind] = {}
+_counts: Counter[str] = Counter()
 _lock = threading.Lock()
 
 
 def warn(log: logging.Logger, text: str, *args: object, action: str, **extra: object) -> None:
     """As `log.warning`. Of a kind are those of the same text, whatever stands at its places."""
     with _lock:
+        _counts[action] += 1
         kind = _kinds.setdefault(text, _Kind(time.monotonic()))
         if time.monotonic() - kind.since >= MINUTE_S:
             kind.since, kind.told = time.monotonic(), 0
@@ -42,3 +47,9 @@ def warn(log: logging.Logger, text: str, *args: object, action: str, **extra: ob
     if last:
         text += " (more like this are counted and not told, for a minute)"
     log.warning(text, *args, extra={"action": action, **extra})
+
+
+def counts() -> dict[str, int]:
+    """How many this process has dropped since it began, by `action`."""
+    with _lock:
+        return dict(_counts)

@@ -106,3 +106,5 @@ class Beat(Message):
     """The last one of an agent that is being stopped. What it runs goes on."""
     rules_serial: int = 0
     """Of the operators' rules that this host goes by; 0: of none."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Messages that this start of the agent has dropped, by kind (gpuworker.dropped)."""

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import DatabaseError, connections
 from django.utils import timezone
 
-from jobs import artifacts, dispatch, failures, health, hostlink, lifecycle, line, retention, shares
+from jobs import artifacts, dispatch, drops, failures, health, hostlink, lifecycle, line, retention, shares
 from jobs.explanation import Explanation, Told
 from jobs.hosts import Watch
 from jobs.ingest import Ingest
@@ -38,6 +38,7 @@ EXPLAIN_SHARE = 0.05
 LONGEST_PAUSE_S = 5.0
 SAY_EVERY_S = 60.0
 COLLECT_AGAIN_S = 30.0
+COUNT_EVERY_S = 20.0
 PRUNE_AFTER_S, PRUNE_EVERY_S = 60.0, 24 * 3600.0
 """After the start there is more urgent work."""
 SWITCH_S = 0.001
@@ -259,15 +260,19 @@ class Beholder(Loop):
 
 
 class Janitor(Loop):
-    """Once a day, where this process leads, throws away what is older than it has to be kept."""
+    """Once a day, where this process leads, throws away what is older than it has to be kept; and counts what was dropped here."""
 
     def __init__(self, leadership: Leadership) -> None:
         super().__init__("janitor")
         self._leadership = leadership
         self._next_at = time.monotonic() + PRUNE_AFTER_S
+        self._drops, self._count_at = drops.Adder(), 0.0
 
     def turn(self) -> None:
         self.stopping.wait(LOOK_EVERY_S)
+        if time.monotonic() >= self._count_at:
+            self._count_at = time.monotonic() + COUNT_EVERY_S
+            self._drops.add()
         if self._leadership.held and time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + PRUNE_EVERY_S
             retention.prune(days=settings.AUTOTRAINER.retention_days, now=timezone.now())

@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 
 import redis
 from django.conf import settings
+from django.db.models import Case, When
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from gpuworker.protocol import IN_USE_IDLE_MIN, IN_USE_MEMORY_MIB, AttemptReading, Beat, DeviceReading, attempt_key
@@ -86,6 +88,9 @@ _HELD_BY = ("job_id", "job__name", "job__owner__username", "job__shared", "job__
 _NAMED = ("fence", "job__uid", "number", "host")
 """What names an attempt. A fence alone does not: after a restored backup fences repeat, and UUIDs do not."""
 
+_BEGAN_IF_LIMITED = Case(When(job__time_limit_s__isnull=False, then=Coalesce("started_at", "created_at")))
+"""Where nobody asks when it ends, its beginning stays in the database: to make a time of it costs more than all the rest of a row."""
+
 _Key = tuple[int, str, int, str]
 
 
@@ -96,11 +101,11 @@ def _open_attempts(beats: Mapping[str, Heard]) -> tuple[dict[str, list[Holder]],
     unknown = {
         _key(a.fence, a.job, a.attempt, host): a for host, h in beats.items() for a in h.beat.attempts if a.running and a.fence < 2**63
     }
-    opened = Attempt.objects.filter(outcome="").order_by("job_id").values_list(*_NAMED, "devices", "started_at", "created_at", *_HELD_BY)
-    for fence, job, number, host, devices, started_at, created_at, *held in opened:
+    opened = Attempt.objects.filter(outcome="").order_by("job_id").values_list(*_NAMED, "devices", _BEGAN_IF_LIMITED, *_HELD_BY)
+    for fence, job, number, host, devices, began, *held in opened:
         slots[host] += 1
         for device in devices:
-            holders[device["uuid"]].append(_holder(held, began=started_at or created_at))
+            holders[device["uuid"]].append(_holder(held, began=began))
         unknown.pop(_key(fence, job, number, host), None)
     for host, uuids, holder in _leftovers(beats, unknown):
         slots[host] += 1
@@ -113,9 +118,11 @@ def _open_attempts(beats: Mapping[str, Heard]) -> tuple[dict[str, list[Holder]],
     return holders, slots, orphans
 
 
-def _holder(held: Sequence[Any], *, began: datetime) -> Holder:
+def _holder(held: Sequence[Any], *, began: datetime | None) -> Holder:
+    """`began`: needed where it has a time limit."""
     job, name, owner, shared, memory_mib, limit_s = held
-    return Holder(job, name, owner, shared, memory_mib, None if limit_s is None else began + timedelta(seconds=limit_s))
+    ends_at = None if limit_s is None or began is None else began + timedelta(seconds=limit_s)
+    return Holder(job, name, owner, shared, memory_mib, ends_at)
 
 
 def _leftovers(beats: Mapping[str, Heard], unknown: dict[_Key, AttemptReading]) -> Iterable[tuple[str, Iterable[str], Holder]]:
@@ -176,6 +183,7 @@ def _host_view(host: Host, rows: list[Device], instant: _Now) -> HostView:
         version=heard.version if heard else None,
         orphans=instant.orphans.get(host.name, ()),
         rule=_rule(host, beat),
+        dropped=beat.dropped if beat else {},
     )
     devices = tuple(sorted(_devices(view, host, rows, beat, instant), key=lambda d: (d.index, d.uuid)))
     return replace(view, devices=devices, device_count=len(devices), reason=_reason(host, view, instant.now))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
@@ -24,6 +25,31 @@ from jobs.states import DeviceState
 log = logging.getLogger(__name__)
 
 REFRESH = timedelta(seconds=60)
+
+
+class _Rows:
+    """All devices as the database remembers them, read once in a look; what is written during the look changes here too."""
+
+    def __init__(self) -> None:
+        self.by_uuid: dict[str, Device] = {}
+        self._of_host: defaultdict[int, list[Device]] = defaultdict(list)
+        for row in Device.objects.order_by():
+            self.by_uuid[row.uuid] = row
+            self._of_host[row.host_id].append(row)
+
+    def present(self, host: Host) -> list[Device]:
+        return [row for row in self._of_host[host.pk] if row.present and row.host_id == host.pk]
+
+    def add(self, **values: Any) -> None:
+        row = Device.objects.create(**values)
+        self.by_uuid[row.uuid] = row
+
+    def change(self, rows: Iterable[Device], **values: Any) -> None:
+        changed = list(rows)
+        Device.objects.filter(pk__in=[row.pk for row in changed]).update(**values)
+        for row in changed:
+            for name, value in values.items():
+                setattr(row, name, value)
 
 
 class Watch:
@@ -49,9 +75,10 @@ class Watch:
         heard = hostlink.heard(rows)
         self._settle_keys(rows, heard)
         views = capacity.hosts_now(now=now, beats=heard)
+        devices = _Rows()
         for view in views:
             if view.name in rows:
-                self._record(rows[view.name], view, heard.get(view.name), now)
+                self._record(rows[view.name], view, heard.get(view.name), devices, now)
         self._rings.note(heard, now_s=now.timestamp(), fresh_s=capacity.stale_after_s())
         self._progress.note((name, heard[name].beat) for name in heard if heard[name].age_s <= capacity.stale_after_s())
         self.to_repair = self._speaks_again(views) | self._crier.tell(views)
@@ -76,37 +103,39 @@ class Watch:
         more, self._free = not free <= self._free, free
         return more
 
-    def _record(self, host: Host, view: HostView, heard: Heard | None, now: datetime) -> None:
+    def _record(self, host: Host, view: HostView, heard: Heard | None, devices: _Rows, now: datetime) -> None:
         changes = _host_changes(host, view, heard)
         seen_again = heard and (host.last_seen_at is None or (view.last_seen_at and view.last_seen_at - host.last_seen_at > REFRESH))
-        devices = self._device_changes(host, heard.beat, now) if heard and not heard.beat.device_error else []
-        if not changes and not seen_again and not devices:
+        writes = self._device_changes(host, heard.beat, devices, now) if heard and not heard.beat.device_error else []
+        if not changes and not seen_again and not writes:
             return
         with self._writing():
             Host.objects.filter(pk=host.pk).update(**changes, last_seen_at=view.last_seen_at)
-            for write in devices:
+            for write in writes:
                 write()
         silent_trouble = view.deaf or view.outdated  # it is up, and gets nothing
         if "state" in changes or (silent_trouble and host.reason[:8] != view.reason[:8]):
             log.info("%s is %s%s", host.name, view.state, f": it {view.reason}" if view.reason else "", extra={"action": "host_state"})
 
-    def _device_changes(self, host: Host, beat: Beat, now: datetime) -> list[Callable[[], Any]]:
+    def _device_changes(self, host: Host, beat: Beat, rows: _Rows, now: datetime) -> list[Callable[[], Any]]:
         """The writes that bring the device rows in line with a heartbeat. A UUID that another host still shows stays there."""
-        known = {row.uuid: row for row in Device.objects.filter(uuid__in=[d.uuid for d in beat.devices]).select_related("host")}
         writes: list[Callable[[], Any]] = []
+        seen_again: list[Device] = []
         for reading in beat.devices:
-            row, told = known.get(reading.uuid), _told(reading)
+            row, told = rows.by_uuid.get(reading.uuid), _told(reading)
             if row is None:
-                writes.append(partial(Device.objects.create, host=host, updated_at=now, **told))
+                writes.append(partial(rows.add, host=host, updated_at=now, **told))
             elif row.host_id != host.pk and row.present:
                 self._tell_twice(row, host)
-            elif (
-                row.host_id != host.pk or now - row.updated_at > REFRESH or any(getattr(row, name) != value for name, value in told.items())
-            ):
-                writes.append(partial(Device.objects.filter(pk=row.pk).update, host=host, updated_at=now, **told))
-        gone = Device.objects.filter(host=host, present=True).exclude(uuid__in=[d.uuid for d in beat.devices])
-        if gone.exists():
-            writes.append(partial(gone.update, present=False, updated_at=now))
+            elif row.host_id != host.pk or any(getattr(row, name) != value for name, value in told.items()):
+                writes.append(partial(rows.change, [row], host=host, updated_at=now, **told))
+            elif now - row.updated_at > REFRESH:
+                seen_again.append(row)
+        if seen_again:
+            writes.append(partial(rows.change, seen_again, updated_at=now))
+        shown = {reading.uuid for reading in beat.devices}
+        if gone := [row for row in rows.present(host) if row.uuid not in shown]:
+            writes.append(partial(rows.change, gone, present=False, updated_at=now))
         return writes
 
     def _tell_twice(self, row: Device, host: Host) -> None:

@@ -1,7 +1,8 @@
-"""What Prometheus scrapes at /metrics: the queue, hosts, devices, the scheduler, letters. Counts only: no job or person is named.
+"""What Prometheus scrapes at /metrics: the queue, hosts, devices, the scheduler, letters, messages that were dropped. Numbers only:
+no job or person is named.
 
-All of it is asked for when it is scraped, from the database and from the heartbeats; no process has counters of its own, so
-that two web processes tell the same.
+All of it is asked for when it is scraped, from the database and from the heartbeats; no web process has counters of its own, so
+that two of them tell the same.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from django.db.models import Count, Min
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from gpuworker import protocol
-from jobs import hostlink
+from jobs import drops, hostlink
 from jobs.capacity import hosts_now
 from jobs.models import Job, Leader, Notification
 from jobs.scheduling.inventory import HostView
@@ -38,10 +39,15 @@ class _All:
         yield from _devices(hosts)
         yield from _scheduler()
         yield from _waiting([host.name for host in hosts])
+        yield _dropped(hosts)
 
 
 def _gauge(name: str, told: str, labels: tuple[str, ...] = ()) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"autotrainer_{name}", told, labels=labels)
+
+
+def _counter(name: str, told: str, labels: tuple[str, ...] = ()) -> CounterMetricFamily:
+    return CounterMetricFamily(f"autotrainer_{name}", told, labels=labels)
 
 
 def _jobs() -> Iterator[Metric]:
@@ -130,3 +136,14 @@ def _waiting(hosts: list[str]) -> Iterator[Metric]:
     except (redis.RedisError, OSError):
         up.add_metric([], 0.0)
     yield from (up, family)
+
+
+def _dropped(hosts: list[HostView]) -> Metric:
+    """Of a host since its agent began, so that it begins again at 0; Prometheus reckons with that."""
+    family = _counter(
+        "messages_dropped_total", "Messages that were dropped by a host; without one, by the control plane.", ("host", "kind")
+    )
+    for name, counts in (("", drops.counted()), *((host.name, host.dropped) for host in hosts)):
+        for kind, count in counts.items():
+            family.add_metric([name, kind], count)
+    return family

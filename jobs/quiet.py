@@ -89,7 +89,8 @@ class Quiet:
         running = Attempt.objects.filter(outcome="", started_at__isnull=False, job__state=JobState.RUNNING).select_related("job")
         told = set(JobEvent.objects.filter(type=EVENT, job__state=JobState.RUNNING).values_list("job_id", "attempt"))
         untold = [attempt for attempt in running if (attempt.job_id, attempt.number) not in told]
-        self._seen = {fence: seen for fence, seen in self._seen.items() if fence in {attempt.fence for attempt in untold}}
+        fences = {attempt.fence for attempt in untold}
+        self._seen = {fence: seen for fence, seen in self._seen.items() if fence in fences}
         heard = {view.name for view in capacity.hosts_now(now=now) if not view.stale} if untold else set()
         return sum(_tell(attempt, why) for attempt in untold if (why := self._why(attempt, now, heard=attempt.host in heard)))
 

@@ -193,8 +193,8 @@ def _device(handle: Any, uuid: str, index: int, shares: Shares) -> DeviceReading
         memory_used_mib=memory and memory.used // MIB,
         utilization_pct=utilization and float(utilization.gpu),
         temperature_c=None if temperature is None else float(temperature),
-        power_w=None if power is None else power / 1000,
-        power_limit_w=None if limit is None else limit / 1000,
+        power_w=None if power is None else round(power / 1000, 1),
+        power_limit_w=None if limit is None else round(limit / 1000, 1),
         processes=_merged(compute or (), graphics or ()),
         error="Neither its memory nor its processes can be read." if memory is None and compute is None else "",
     )

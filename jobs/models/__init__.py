@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobs.models.audit import AuditEntry
 from jobs.models.chat import ChatAddress
 from jobs.models.content import Content
+from jobs.models.drops import DroppedMessages
 from jobs.models.host import Device, Host
 from jobs.models.job import Attempt, Dispatch, IdempotencyKey, Job, JobEvent
 from jobs.models.leader import Leader
@@ -23,6 +24,7 @@ __all__ = [
     "Content",
     "Device",
     "Dispatch",
+    "DroppedMessages",
     "Host",
     "IdempotencyKey",
     "Job",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -132,6 +133,8 @@ class HostView:
     """With less than this free it gets nothing new; None: it does not say."""
 
     rule: UseRule | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Messages that its agent has dropped since it began, by kind."""
 
     @property
     def outdated(self) -> bool:

@@ -87,7 +87,7 @@ def expressions() -> list[str]:
 def told() -> set[str]:
     """The names of the metrics, from the module that tells them."""
     source = Path(metrics.__file__).read_text()
-    return {f"autotrainer_{name}" for name in re.findall(r'_gauge\(\s*"(\w+)"', source)}
+    return {f"autotrainer_{name}" for name in re.findall(r'_(?:gauge|counter)\(\s*"(\w+)"', source)}
 
 
 def test_monitoring_asks_only_for_what_is_told_and_for_all_of_it(expressions: list[str]) -> None:

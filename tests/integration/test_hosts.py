@@ -37,12 +37,20 @@ def test_watch_writes_hosts_and_devices_and_tells_what_became_free(host: FakeHos
     assert watch.look(timezone.now())
 
 
-def test_watch_writes_nothing_when_nothing_changed(host: FakeHost, django_assert_num_queries: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostkeys, "FRESH_S", -1.0)
+@pytest.mark.parametrize("others", [0, 5])
+def test_watch_writes_nothing_when_nothing_changed_and_reads_no_more_for_more_hosts(
+    others: int, host: FakeHost, settings: Any, django_assert_num_queries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hostkeys, "FRESH_S", 3600.0)
+    hosts = [host, *(FakeHost(settings.REDIS_URL, f"other-{n}", devices=2) for n in range(others))]
+    for one in hosts[1:]:
+        Host.objects.create(name=one.name)
+        one.beat()
     watch = Watch()
     watch.look(timezone.now())
-    host.beat()
-    with django_assert_num_queries(7):  # all of them reads
+    for one in hosts:
+        one.beat()
+    with django_assert_num_queries(5):  # all of them reads
         watch.look(timezone.now())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs import dispatch, hostkeys, hostlink
+from gpuworker import dropped
+from jobs import dispatch, drops, hostkeys, hostlink
 from jobs.hosts import Watch
 from jobs.models import Job, User
 from tests.integration.fakehost import FakeHost
@@ -72,3 +75,30 @@ def test_scrape_asks_little_however_many_jobs_there_are(
     with CaptureQueriesContext(connection) as many:
         client.get("/metrics")
     assert len(many) == len(few) <= 12
+
+
+def test_dropped_messages_are_told_by_whom_and_of_which_kind(
+    host: FakeHost, client: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dropped, "_counts", Counter())
+    host.beat(dropped={"stop_dropped": 3})
+    one, other = drops.Adder(), drops.Adder()
+    dropped.warn(logging.getLogger("test"), "report dropped", action="report_dropped")
+    one.add()
+    one.add()
+    other.add()  # of another control worker
+    for _ in range(30):  # more than are told in the log
+        dropped.warn(logging.getLogger("test"), "report dropped", action="report_dropped")
+    one.add()
+    told = scraped(client)
+    assert told["autotrainer_messages_dropped_total", (("host", "gpu-a"), ("kind", "stop_dropped"))] == 3
+    assert told["autotrainer_messages_dropped_total", (("host", ""), ("kind", "report_dropped"))] == 32
+
+
+def test_forged_heartbeat_is_counted_where_it_is_dropped(host: FakeHost, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dropped, "_counts", Counter())
+    host.key = b"0" * 32
+    host.beat()
+    Watch().look(timezone.now())
+    drops.Adder().add()
+    assert scraped(client)["autotrainer_messages_dropped_total", (("host", ""), ("kind", "beat_dropped"))] == 1
