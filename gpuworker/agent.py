@@ -44,7 +44,7 @@ from gpuworker.watch import Parts
 
 log = logging.getLogger(__name__)
 
-AGENT_VERSION = "0.1.0"
+AGENT_VERSION = "0.2.0.dev0"  # as pyproject.toml has it
 REPEAT_EVERY_S = 5.0
 PRUNE_EVERY_S = 3600.0
 OVERLAYS_EVERY_S = 5.0

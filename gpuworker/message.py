@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -28,53 +29,103 @@ class Message:
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
         """Raises BadMessage with the path of what is wrong."""
-        value = _decode(cls, body, cls.__name__)
-        return typing.cast(Self, value)
+        try:
+            return typing.cast(Self, _reader(typing.cast(Any, cls))(body))
+        except BadMessage as exc:
+            raise BadMessage(f"{cls.__name__}{exc}") from exc
 
 
-def _decode(kind: Any, value: Any, path: str) -> Any:
+Reader = Callable[[Any], Any]
+"""Takes what JSON gave for a value and gives what it means; raises BadMessage with the path below it."""
+
+
+@functools.cache
+def _reader(kind: Any) -> Reader:
+    """Made once for each type: heartbeats of many hosts are read all the time."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _decode(next(a for a in args if a is not type(None)), value, path)
+        return _or_none(_reader(next(a for a in args if a is not type(None))))
     if origin is tuple:
-        return tuple(_decode(args[0], v, f"{path}[{i}]") for i, v in enumerate(_of(value, list, path)))
+        return _each(_reader(args[0]))
     if origin is dict:
-        return {_of(k, str, path): _decode(args[1], v, f"{path}.{k}") for k, v in _of(value, dict, path).items()}
+        return _by_name(_reader(args[1]))
     if isinstance(kind, type) and issubclass(kind, enum.StrEnum):
-        try:
-            return kind(_of(value, str, path))
-        except ValueError as exc:
-            raise BadMessage(f"{path}: {value!r} is none of {', '.join(kind)}") from exc
+        return _word(kind)
     if dataclasses.is_dataclass(kind):
-        return _decode_fields(typing.cast(type, kind), _of(value, dict, path), path)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return _of(value, kind, path)
+        return _fields(typing.cast(type, kind))
+    return _number if kind is float else functools.partial(_of, kind)
 
 
-def _decode_fields(kind: type, value: Mapping[str, Any], path: str) -> Any:
-    hints = _hints(kind)
-    known = {name: _decode(hint, value[name], f"{path}.{name}") for name, hint in hints.items() if name in value}
-    try:
-        return kind(**known)
-    except TypeError as exc:
-        raise BadMessage(f"{path}: {_missing(hints, known)} is missing") from exc
+def _or_none(read: Reader) -> Reader:
+    return lambda value: None if value is None else read(value)
 
 
-_HINTS: dict[type, dict[str, Any]] = {}
+def _each(read: Reader) -> Reader:
+    def every(value: Any) -> tuple[Any, ...]:
+        found = []
+        for i, one in enumerate(_of(list, value)):
+            try:
+                found.append(read(one))
+            except BadMessage as exc:
+                raise _below(f"[{i}]", exc) from exc
+        return tuple(found)
+
+    return every
 
 
-def _hints(kind: type) -> dict[str, Any]:
-    if kind not in _HINTS:
-        _HINTS[kind] = typing.get_type_hints(kind)
-    return _HINTS[kind]
+def _by_name(read: Reader) -> Reader:
+    def every(value: Any) -> dict[str, Any]:
+        found = {}
+        for name, one in _of(dict, value).items():
+            try:
+                found[_of(str, name)] = read(one)
+            except BadMessage as exc:
+                raise _below(f".{name}", exc) from exc
+        return found
+
+    return every
 
 
-def _missing(hints: Iterable[str], known: Iterable[str]) -> str:
-    return ", ".join(sorted(set(hints) - set(known)))
+def _word(kind: type[enum.StrEnum]) -> Reader:
+    def word(value: Any) -> enum.StrEnum:
+        try:
+            return kind(_of(str, value))
+        except BadMessage:
+            raise
+        except ValueError as exc:
+            raise BadMessage(f": {value!r} is none of {', '.join(kind)}") from exc
+
+    return word
 
 
-def _of(value: Any, kind: type, path: str) -> Any:
+def _fields(kind: type) -> Reader:
+    readers = {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
+
+    def fields(value: Any) -> Any:
+        known = {}
+        for name, one in _of(dict, value).items():
+            if read := readers.get(name):
+                try:
+                    known[name] = read(one)
+                except BadMessage as exc:
+                    raise _below(f".{name}", exc) from exc
+        try:
+            return kind(**known)
+        except TypeError as exc:
+            raise BadMessage(f": {', '.join(sorted(readers.keys() - known.keys()))} is missing") from exc
+
+    return fields
+
+
+def _number(value: Any) -> float:
+    return float(value) if type(value) is int else _of(float, value)
+
+
+def _of(kind: type, value: Any) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise BadMessage(f"{path}: {type(value).__name__} instead of {kind.__name__}")
+        raise BadMessage(f": {type(value).__name__} instead of {kind.__name__}")
     return value
+
+
+def _below(place: str, exc: BadMessage) -> BadMessage:
+    return BadMessage(f"{place}{exc}")

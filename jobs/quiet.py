@@ -86,7 +86,7 @@ class Quiet:
         if not settings.AUTOTRAINER.idle_s or (self._next_at and now < self._next_at):
             return 0
         self._next_at = now + EVERY
-        running = Attempt.objects.filter(outcome="", started_at__isnull=False, job__state=JobState.RUNNING).select_related("job")
+        running = Attempt.objects.filter(outcome="", started_at__isnull=False, job__state=JobState.RUNNING)
         told = set(JobEvent.objects.filter(type=EVENT, job__state=JobState.RUNNING).values_list("job_id", "attempt"))
         untold = [attempt for attempt in running if (attempt.job_id, attempt.number) not in told]
         fences = {attempt.fence for attempt in untold}

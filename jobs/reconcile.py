@@ -45,6 +45,9 @@ OLD_NEWS_S = 10.0
 
 Writing = Callable[[], AbstractContextManager[None]]
 
+_NOT_NEEDED = [f"job__{field.attname}" for field in Job._meta.concrete_fields if field.attname not in ("id", "uid", "state")]
+"""Of the jobs of thousands of attempts with which nothing is wrong."""
+
 
 class OldNews(Exception):
     """The round took too long: what it saw may be over. Nothing was written; the next round looks afresh."""
@@ -69,7 +72,7 @@ class Reconciler:
         self._silences.look(names, heard)
         fresh = {name: h for name, h in heard.items() if h.age_s <= stale_after_s()}
         since = hostlink.unbroken_since()
-        attempts = list(Attempt.objects.filter(outcome="").select_related("job"))
+        attempts = list(Attempt.objects.filter(outcome="").select_related("job").defer(*_NOT_NEEDED))
         for attempt in attempts:
             host = fresh.get(attempt.host)
             if not host and self._is_gone(attempt, heard.get(attempt.host), now, since):
@@ -90,7 +93,7 @@ class Reconciler:
             self._probe.look(fresh)
             self._strangers.look(fresh, attempts)
             _tell_ended_overlays(fresh, attempts)
-        _stop_leftovers(fresh)
+        _stop_leftovers(fresh, attempts)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -167,7 +170,8 @@ class Reconciler:
             renewed = lifecycle.renew_offer(attempt, now=now)
         if renewed:
             log.info("offered again to %s", attempt.host, extra={"action": "offered_again", "job_id": attempt.job_id})
-            hostlink.offer(attempt.job, spec_of(attempt.job, attempt), attempt.host)
+            job = Job.objects.get(pk=attempt.job_id)
+            hostlink.offer(job, spec_of(job, attempt), attempt.host)
 
     def _see_to_unheard_offer(self, attempt: Attempt, now: datetime, since: datetime) -> None:
         """Its host is silent and may have started it, so silence proves nothing. But nothing starts without a claim in Redis."""
@@ -186,7 +190,8 @@ def _was_after(host: Heard, moment: datetime | None) -> bool:
 
 def _lists(host: Heard, attempt: Attempt) -> bool:
     """Whether a host shows this very attempt: after a restored backup another job's may have its fence."""
-    return any((a.fence, a.attempt, a.job) == (attempt.fence, attempt.number, str(attempt.job.uid)) for a in host.beat.attempts)
+    same = (a for a in host.beat.attempts if a.fence == attempt.fence)
+    return any((a.attempt, a.job) == (attempt.number, str(attempt.job.uid)) for a in same)
 
 
 def _end_missing(attempt: Attempt, *, rebooted: bool, now: datetime) -> None:
@@ -225,9 +230,12 @@ def end_stopped_without_attempt() -> None:
 # --- what runs although it is over --------------------------------------------------------------------------------------
 
 
-def _stop_leftovers(fresh: Mapping[str, Heard]) -> None:
-    """Stop what runs on although it is over in the database: the trainings of a host that was declared lost and came back."""
+def _stop_leftovers(fresh: Mapping[str, Heard], opened: list[Attempt]) -> None:
+    """Stop what runs on although it is over in the database: the trainings of a host that was declared lost and came back.
+    `opened`: those that were open at the look, and so are no leftovers."""
     running = {(a.fence, a.job, a.attempt, name): h.beat.at for name, h in fresh.items() for a in h.beat.attempts if a.running}
+    for attempt in opened:
+        running.pop((attempt.fence, str(attempt.job.uid), attempt.number, attempt.host), None)
     fences = [fence for fence, *_ in running if fence < 2**63]
     if not fences:
         return
