@@ -31,12 +31,14 @@ def clear(client: redis.Redis, kinds: Mapping[str, str]) -> bool:
 
 
 def retried(client: redis.Redis, kinds: Mapping[str, str], act: Callable[[], T]) -> T:
-    """`act`, and once more where Redis refused it for what lies at one of these keys. Raises redis.RedisError."""
+    """`act`, and once more where Redis refused it. Raises redis.RedisError.
+
+    Also where nothing wrong lies at these keys any more: host and control plane share some, and the other may have cleared it.
+    """
     try:
         return act()
     except redis.ResponseError:
-        if not clear(client, kinds):
-            raise
+        clear(client, kinds)
     return act()
 
 

@@ -87,6 +87,20 @@ def test_what_redis_refuses_for_another_reason_is_raised(link: Link) -> None:
         misplaced.retried(link.client, {"stream": "stream"}, act)
 
 
+def test_what_the_other_side_has_cleared_meanwhile_is_written_all_the_same(link: Link) -> None:
+    link.client.xadd("stream", {"x": "x"}, id=HIGHEST)
+
+    def act() -> None:
+        try:
+            link.client.xadd("stream", {"x": "ours"})
+        except redis.ResponseError:
+            link.client.delete("stream")  # as the other side does
+            raise
+
+    misplaced.retried(link.client, {"stream": "stream"}, act)
+    assert [fields for _, fields in link.client.xrange("stream")] == [{b"x": b"ours"}]
+
+
 @pytest.mark.parametrize("poison", ["string", "highest entry"])
 def test_host_that_spoils_its_own_streams_keeps_nobody_elses_from_being_read(
     poison: str, submit: Callable[..., Job], host: FakeHost, broker: str
