@@ -41,7 +41,7 @@ def run(folder: Path, scale: float) -> dict[str, Any]:
     for hosts, running, queued in SIZES:
         try:
             figures = _measured(folder / str(hosts), hosts, running, queued, window_s=WINDOW_S * scale)
-        except (Broken, requests.RequestException, subprocess.SubprocessError) as exc:
+        except (Broken, AssertionError, requests.RequestException, subprocess.SubprocessError) as exc:
             figures = {"hosts": hosts, "running": running, "queued": queued, "stopped": str(exc)}
         found[str(hosts)] = figures
         _say(table({str(hosts): figures}))

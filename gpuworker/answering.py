@@ -80,7 +80,7 @@ class Answering:
         try:
             question = Question.read(protocol.unseal(Kind.QUESTION, self._link.host, text, self._link.keys))
         except (BadEnvelope, BadMessage) as exc:
-            dropped.warn(log, "A question was dropped: %s", exc, action="question_dropped")
+            dropped.warn(log, "A question was dropped: %s", exc, action=dropped.Drop.QUESTION)
             return
         if question.expires_at < time.time() or question.id in self._seen:
             return

@@ -98,7 +98,7 @@ class Ear:
         try:
             canary = Canary.read(protocol.unseal(Kind.CANARY, self._link.host, sealed, self._link.keys))
         except (protocol.BadEnvelope, protocol.BadMessage) as exc:
-            dropped.warn(log, "A canary was dropped: %s", exc, action="canary_dropped")
+            dropped.warn(log, "A canary was dropped: %s", exc, action=dropped.Drop.CANARY)
             return None
         return canary if canary.expires_at > time.time() else None
 

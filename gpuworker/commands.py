@@ -33,7 +33,7 @@ class Stops:
         try:
             order = self._opened(sealed)
         except (protocol.BadEnvelope, protocol.BadMessage) as exc:
-            dropped.warn(log, "A stop command was dropped: %s", exc, action="stop_dropped")
+            dropped.warn(log, "A stop command was dropped: %s", exc, action=dropped.Drop.STOP)
             return False
         if not first_time(self._nonces, order.nonce, expires_at=order.expires_at):
             return False

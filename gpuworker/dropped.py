@@ -7,11 +7,30 @@ only.
 
 from __future__ import annotations
 
+import enum
 import logging
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+
+
+class Drop(enum.StrEnum):
+    """What kind of message it was; also the `action` of the log lines."""
+
+    ACK = "ack_dropped"
+    ANSWER = "answer_dropped"
+    BEAT = "beat_dropped"
+    CANARY = "canary_dropped"
+    CHUNK = "chunk_dropped"
+    MESSAGE = "message_dropped"
+    """What Celery would have taken for one of its own."""
+    QUESTION = "question_dropped"
+    REPORT = "report_dropped"
+    RULES = "rules_dropped"
+    STOP = "stop_dropped"
+    TASK = "task_dropped"
+
 
 TOLD_PER_MINUTE = 20
 MINUTE_S = 60.0
@@ -25,11 +44,11 @@ class _Kind:
 
 
 _kinds: dict[str, _Kind] = {}
-_counts: Counter[str] = Counter()
+_counts: Counter[Drop] = Counter()
 _lock = threading.Lock()
 
 
-def warn(log: logging.Logger, text: str, *args: object, action: str, **extra: object) -> None:
+def warn(log: logging.Logger, text: str, *args: object, action: Drop, **extra: object) -> None:
     """As `log.warning`. Of a kind are those of the same text, whatever stands at its places."""
     with _lock:
         _counts[action] += 1
@@ -50,6 +69,6 @@ def warn(log: logging.Logger, text: str, *args: object, action: str, **extra: ob
 
 
 def counts() -> dict[str, int]:
-    """How many this process has dropped since it began, by `action`."""
+    """How many this process has dropped since it began, of the kinds of which there were any."""
     with _lock:
-        return dict(_counts)
+        return {str(kind): count for kind, count in _counts.items()}

@@ -88,12 +88,11 @@ def _by_name(read: Reader) -> Reader:
 
 def _word(kind: type[enum.StrEnum]) -> Reader:
     def word(value: Any) -> enum.StrEnum:
+        text = _of(str, value)
         try:
-            return kind(_of(str, value))
-        except BadMessage:
-            raise
+            return kind(text)
         except ValueError as exc:
-            raise BadMessage(f": {value!r} is none of {', '.join(kind)}") from exc
+            raise BadMessage(f": {text!r} is none of {', '.join(kind)}") from exc
 
     return word
 

@@ -243,7 +243,7 @@ class GuardedTransport(redis_transport.Transport):
 
 
 def _dropped(where: str, why: str) -> None:
-    dropped.warn(log, "A message in %s was dropped: %s", where, why, action="message_dropped")
+    dropped.warn(log, "A message in %s was dropped: %s", where, why, action=dropped.Drop.MESSAGE)
 
 
 # --- what is no task ----------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ class AckReader:
         try:
             ack = Ack.read(protocol.unseal(Kind.ACK, self._link.host, fields.get(b"e", b""), self._link.keys))
         except (protocol.BadEnvelope, protocol.BadMessage) as exc:
-            dropped.warn(log, "An acknowledgement was dropped: %s", exc, action="ack_dropped")
+            dropped.warn(log, "An acknowledgement was dropped: %s", exc, action=dropped.Drop.ACK)
             return
         self._heard(ack)
 

@@ -48,7 +48,7 @@ class HostRules:
         try:
             rules = self._opened(text)
         except _NOT_RULES as exc:
-            dropped.warn(log, "Rules were dropped: %s", exc, action="rules_dropped")
+            dropped.warn(log, "Rules were dropped: %s", exc, action=dropped.Drop.RULES)
             return
         if rules.serial <= self.serial:
             return  # Old ones, put there again by whoever can write into Redis.
@@ -62,7 +62,7 @@ class HostRules:
         except FileNotFoundError:
             return
         except (OSError, *_NOT_RULES) as exc:
-            dropped.warn(log, "The rules in %s cannot be used: %s", self._path, exc, action="rules_dropped")
+            dropped.warn(log, "The rules in %s cannot be used: %s", self._path, exc, action=dropped.Drop.RULES)
 
     def _opened(self, text: bytes) -> Rules:
         return Rules.read(protocol.unseal(Kind.RULES, self._link.host, text, self._link.keys))

@@ -70,7 +70,7 @@ def read_spec(agent: Agent, task_id: str, uid: object, sealed: object) -> Spec |
         if not spec.job == uid == task_id:
             raise protocol.BadEnvelope(f"the spec is for job {spec.job}, the task for {task_id}")
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:
-        dropped.warn(log, "A task was dropped: %s", exc, action="task_dropped")
+        dropped.warn(log, "A task was dropped: %s", exc, action=dropped.Drop.TASK)
         return None
     return spec
 

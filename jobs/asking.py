@@ -65,5 +65,5 @@ def _heard(host: str, ident: str, deadline: float) -> Asked:
             raise BadEnvelope("the answer is to another question")
         return Asked(json.loads(answer.told), answer.error)
     except (BadEnvelope, BadMessage, ValueError) as exc:
-        dropped.warn(log, "An answer of %s was dropped: %s", host, exc, action="answer_dropped")
+        dropped.warn(log, "An answer of %s was dropped: %s", host, exc, action=dropped.Drop.ANSWER)
         return Asked(error=f"{host} has given no answer that can be read.")

@@ -62,16 +62,26 @@ def overrun_s() -> float:
     return OVERRUN_S + float(settings.AUTOTRAINER.kill_grace_s)
 
 
-def hosts_now(*, now: datetime | None = None, beats: Mapping[str, Heard] | None = None) -> list[HostView]:
-    """All hosts in the order of their names. Without Redis: the rows only, every device unknown, nothing accepts."""
+def hosts_now(
+    *, now: datetime | None = None, beats: Mapping[str, Heard] | None = None, devices: Iterable[Device] | None = None
+) -> list[HostView]:
+    """All hosts in the order of their names. Without Redis: the rows only, every device unknown, nothing accepts.
+
+    `beats`, `devices`: for who has read all of them already (`device_rows`).
+    """
     hosts = list(Host.objects.order_by("name"))
     rows: dict[int, list[Device]] = defaultdict(list)
-    for device in Device.objects.select_related("kept_for").order_by():
+    for device in device_rows() if devices is None else devices:
         rows[device.host_id].append(device)
     beats = _heard([host.name for host in hosts]) if beats is None else beats
     holders, slots, orphans = _open_attempts(beats or {})
     instant = _Now(now or timezone.now(), beats, holders, slots, orphans)
     return [_host_view(host, rows[host.pk], instant) for host in hosts]
+
+
+def device_rows() -> Iterable[Device]:
+    """All of them, with for whom they are kept."""
+    return Device.objects.select_related("kept_for").order_by()
 
 
 def _heard(names: list[str]) -> dict[str, Heard] | None:

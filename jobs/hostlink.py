@@ -429,7 +429,7 @@ def _read_beat(host: str, text: bytes) -> tuple[Beat, Spoken] | None:
         _SPOKEN[host] = time.monotonic(), spoken
         read = Beat.read(body), spoken
     except (protocol.BadEnvelope, protocol.BadMessage) as exc:
-        dropped.warn(log, "heartbeat of %s dropped: %s", host, exc, action="beat_dropped")
+        dropped.warn(log, "heartbeat of %s dropped: %s", host, exc, action=dropped.Drop.BEAT)
     _LAST_BEATS[host] = (text, keys, read)
     return read
 

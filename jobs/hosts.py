@@ -33,7 +33,7 @@ class _Rows:
     def __init__(self) -> None:
         self.by_uuid: dict[str, Device] = {}
         self._of_host: defaultdict[int, list[Device]] = defaultdict(list)
-        for row in Device.objects.order_by():
+        for row in capacity.device_rows():
             self.by_uuid[row.uuid] = row
             self._of_host[row.host_id].append(row)
 
@@ -74,8 +74,8 @@ class Watch:
         welcome.answer(rows)
         heard = hostlink.heard(rows)
         self._settle_keys(rows, heard)
-        views = capacity.hosts_now(now=now, beats=heard)
         devices = _Rows()
+        views = capacity.hosts_now(now=now, beats=heard, devices=devices.by_uuid.values())
         for view in views:
             if view.name in rows:
                 self._record(rows[view.name], view, heard.get(view.name), devices, now)

@@ -94,7 +94,7 @@ class Ingest:
             chunk = hostlink.unseal_chunk(host, fields)
             job_id = self._job_of(host, chunk)
         except _POISON as exc:
-            dropped.warn(log, "log chunk of %s dropped: %s", host, exc, action="chunk_dropped")
+            dropped.warn(log, "log chunk of %s dropped: %s", host, exc, action=dropped.Drop.CHUNK)
             return None
         if job_id is None:
             self._tell_strange(host, chunk)
@@ -112,7 +112,7 @@ class Ingest:
         if len(self._strange) >= KNOWN_ATTEMPTS:
             self._strange.clear()
         self._strange.add(key)
-        dropped.warn(log, "log of %s dropped: no attempt %s.%d", host, chunk.job, chunk.attempt, action="chunk_dropped")
+        dropped.warn(log, "log of %s dropped: no attempt %s.%d", host, chunk.job, chunk.attempt, action=dropped.Drop.CHUNK)
 
     def _job_of(self, host: str, chunk: LogChunk) -> int | None:
         """The number of the job whose attempt this host may write about, open or not."""
@@ -137,7 +137,7 @@ class Ingest:
                     acks.append(self._take_report(host, fields))
                     failpoints.hit("ingest.committed")
                 except _POISON as exc:
-                    dropped.warn(log, "report of %s dropped: %s", host, exc, action="report_dropped")
+                    dropped.warn(log, "report of %s dropped: %s", host, exc, action=dropped.Drop.REPORT)
                 done.append(entry)
         finally:
             if done:

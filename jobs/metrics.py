@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from gpuworker import protocol
+from gpuworker.dropped import Drop
 from jobs import drops, hostlink
 from jobs.capacity import hosts_now
 from jobs.models import Job, Leader, Notification
@@ -139,11 +140,12 @@ def _waiting(hosts: list[str]) -> Iterator[Metric]:
 
 
 def _dropped(hosts: list[HostView]) -> Metric:
-    """Of a host since its agent began, so that it begins again at 0; Prometheus reckons with that."""
+    """Of a host since its agent began, so that it begins again at 0; Prometheus reckons with that. Kinds of which there were none
+    are told too: a number that was not there before is no increase to an alert."""
     family = _counter(
         "messages_dropped_total", "Messages that were dropped by a host; without one, by the control plane.", ("host", "kind")
     )
     for name, counts in (("", drops.counted()), *((host.name, host.dropped) for host in hosts)):
-        for kind, count in counts.items():
-            family.add_metric([name, kind], count)
+        for kind in Drop:
+            family.add_metric([name, kind], counts.get(kind, 0))
     return family

@@ -25,6 +25,7 @@ import redis
 
 from gpuworker import protocol
 from gpuworker import settings as environment
+from gpuworker.dropped import Drop
 from gpuworker.protocol import Beat, Kind, Spec
 from tests.faults.attacker import OTHER, Attacker, Recorded
 from tests.faults.stack import HOST, Stack
@@ -90,6 +91,7 @@ class Forgeries:
         assert self.stack.restarts == 0
         self._serves()
         self._noticed(attacker)
+        self._counted()
 
     # --- judging --------------------------------------------------------------------------------------------------------
 
@@ -135,6 +137,23 @@ class Forgeries:
         found = [words for words in NEVER if words in said]
         assert not found, f"said: {found}"
         assert "\n[all is well]" not in said, "a line of the log was forged"
+
+    def _counted(self) -> None:
+        """For /metrics: the agent's own with its heartbeats, the control worker's in the database."""
+        by_host = {Drop.ACK, Drop.CANARY, Drop.MESSAGE, Drop.QUESTION, Drop.RULES, Drop.STOP, Drop.TASK}
+
+        def told() -> bool:
+            with contextlib.suppress(protocol.BadEnvelope, protocol.BadMessage):  # a forged one lies there still
+                return by_host <= self._beat().dropped.keys()
+            return False
+
+        wait_until(told, 20, "the host tells what it has dropped", every_s=0.2)
+        by_control = {Drop.BEAT, Drop.CHUNK, Drop.MESSAGE, Drop.REPORT}
+
+        def counted() -> bool:
+            return by_control <= {kind for (kind,) in self.stack.rows("SELECT kind FROM jobs_droppedmessages WHERE count > 0")}
+
+        wait_until(counted, 20, "what the control worker has dropped is in the database", every_s=0.2)
 
     def _said(self) -> str:
         return "".join((self.stack.home / f"{name}.log").read_text(errors="replace") for name in WORKERS)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +77,11 @@ def command(name: str, *args: object) -> str:
     return " ".join([sys.executable, name, *map(str, args)])
 
 
+def wait_until_it_computes(product: Product, job: int) -> None:
+    product.wait(job, "running", timeout_s=30)
+    wait_until(lambda: b"step 100\n" in product.log(job), 60, "it computes")
+
+
 def test_training_has_its_card_and_is_measured_there(product: Product) -> None:
     job = product.submit(command("train.py", 12))["id"]
     wait_until(lambda: (device(product)["memory_used_mib"] or 0) > 3072, 60, "its memory is seen")
@@ -126,7 +130,7 @@ def test_memory_of_a_cancelled_training_is_there_for_the_next(product: Product) 
 
 def test_training_goes_on_through_a_kill_of_everything_else(product: Product) -> None:
     job = product.submit(command("train.py", 15))["id"]
-    wait_until(lambda: b"step 100\n" in product.log(job) if product.job(job)["state"] == "running" else False, 60, "it computes")
+    wait_until_it_computes(product, job)
     product.kill_all_but_trainings()
     product.start()
     done = product.wait(job, "completed", timeout_s=60)
@@ -137,10 +141,9 @@ def test_training_goes_on_through_a_kill_of_everything_else(product: Product) ->
 
 def test_stop_signal_reaches_a_training_that_computes(product: Product) -> None:
     trap = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(0)))\n"
-    program = Path(product.work / "saves.py")
-    program.write_text(trap + textwrap.dedent(PROGRAMS["train.py"]))
+    (product.work / "saves.py").write_text(trap + textwrap.dedent(PROGRAMS["train.py"]))
     job = product.submit(command("saves.py", 600))["id"]
-    wait_until(lambda: b"step 100\n" in product.log(job) if product.job(job)["state"] == "running" else False, 60, "it computes")
+    wait_until_it_computes(product, job)
     product.api("POST", f"jobs/{job}/cancel/")
     product.wait(job, "cancelled", timeout_s=40)
     assert product.log(job).decode().splitlines()[-1] == "saved"

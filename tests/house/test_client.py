@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+from gpuworker.agent import AGENT_VERSION
 from jobs.cli.main import COMMANDS
 from tests.house.sources import CHECKOUT
 
@@ -21,6 +22,10 @@ def test_launcher_knows_the_words_of_the_client() -> None:
 def test_readme_shows_every_word_of_the_client() -> None:
     section = (CHECKOUT / "README.md").read_text().partition("\n## From the command line\n")[2].partition("\n## ")[0]
     assert [word for word in COMMANDS if not re.search(rf"(autotrainer |`){word}\b", section)] == []
+
+
+def test_agents_tell_the_version_of_the_project() -> None:
+    assert tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"] == AGENT_VERSION
 
 
 def test_client_runs_from_the_packages_that_are_installed_and_the_standard_library(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_watch_writes_nothing_when_nothing_changed_and_reads_no_more_for_more_ho
     watch.look(timezone.now())
     for one in hosts:
         one.beat()
-    with django_assert_num_queries(5):  # all of them reads
+    with django_assert_num_queries(4):  # all of them reads
         watch.look(timezone.now())
 
 

@@ -91,7 +91,7 @@ def test_progress_is_written_where_it_has_moved(host: FakeHost, submit: Submit, 
     assert told(job) == 0.25
     assert job.progress_at is not None
     says(host, spec, 0.2549)
-    with django_assert_num_queries(6):  # of the look itself, all of them reads
+    with django_assert_num_queries(5):  # of the look itself, all of them reads
         look(watch)
     assert told(job) == 0.25
     says(host, spec, 0.256)

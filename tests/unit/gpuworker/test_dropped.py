@@ -24,15 +24,15 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_flood_is_told_as_a_number_and_other_kinds_beside_it(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     for number in range(1000):
-        dropped.warn(LOG, "chunk %d dropped", number, action="chunk_dropped")
-    dropped.warn(LOG, "report dropped", action="report_dropped")
+        dropped.warn(LOG, "chunk %d dropped", number, action=dropped.Drop.CHUNK)
+    dropped.warn(LOG, "report dropped", action=dropped.Drop.REPORT)
     told = lines(caplog)
     assert len(told) == dropped.TOLD_PER_MINUTE + 1
     assert told[0] == "chunk 0 dropped"
     assert told[-2] == f"chunk {dropped.TOLD_PER_MINUTE - 1} dropped (more like this are counted and not told, for a minute)"
     clock[0] += 60
-    dropped.warn(LOG, "chunk %d dropped", 1000, action="chunk_dropped")
-    dropped.warn(LOG, "chunk %d dropped", 1001, action="chunk_dropped")
+    dropped.warn(LOG, "chunk %d dropped", 1000, action=dropped.Drop.CHUNK)
+    dropped.warn(LOG, "chunk %d dropped", 1001, action=dropped.Drop.CHUNK)
     assert lines(caplog)[-2:] == [
         f"chunk 1000 dropped ({1000 - dropped.TOLD_PER_MINUTE} more like this were not told)",
         "chunk 1001 dropped",
@@ -42,6 +42,6 @@ def test_flood_is_told_as_a_number_and_other_kinds_beside_it(clock: list[float],
 
 def test_few_are_all_told(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     for number in range(50):
-        dropped.warn(LOG, "chunk %d dropped", number, action="chunk_dropped")
+        dropped.warn(LOG, "chunk %d dropped", number, action=dropped.Drop.CHUNK)
         clock[0] += 5
     assert len(lines(caplog)) == 50
