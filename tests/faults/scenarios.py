@@ -57,6 +57,19 @@ def adopt(stack: Stack, point: str) -> None:
     gate.touch()
 
 
+def adopt_an_end(stack: Stack, point: str) -> None:
+    """An agent that dies over an end which nobody has acknowledged, and the next one at telling it again."""
+    gate = stack.gate()
+    job = stack.submit_surely(stack.witness(0, gate=gate))
+    began(stack, job)
+    stack.arm("agent.end_written:kill", f"{point}:kill")
+    stack.kill("control", number=signal.SIGSTOP)  # or it may be acknowledged before ended.json is on the disk
+    gate.touch()
+    fires(stack, "agent.end_written")
+    fires(stack, point)
+    stack.kill("control", number=signal.SIGCONT)
+
+
 def swap(stack: Stack, point: str) -> None:
     """A job that sees another file in the place of one, and one where none is."""
     stack.keep_an_eye_on("loss.py", b"the original\n")
@@ -106,7 +119,7 @@ SCENARIOS: dict[str, Scenario] = {
     "adopt.entered": adopt,
     "adopt.published": adopt,
     "adopt.refusal_told": after("agent.directory_made"),
-    "adopt.end_told": after("agent.end_written"),
+    "adopt.end_told": adopt_an_end,
     "agent.refusal_told": after("shim.seen"),
     "ingest.refusal_uncommitted": after("shim.seen"),
     "shim.refusal_written": busy_device,
